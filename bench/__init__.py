@@ -1,0 +1,1 @@
+"""The measurement: suite -> schedule -> trial -> store -> statistics -> report."""

@@ -1,0 +1,82 @@
+"""Talking to a payload: sending a command and waiting for the message that answers it."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from bench import protocol
+from bench.driver import Instance
+from bench.errors import ConsoleClosed, ConsoleTimeout, InstanceError
+
+Answer = TypeVar("Answer", protocol.Ready, protocol.RoundBegin, protocol.RoundEnd, protocol.Pong)
+
+
+class Dialogue:
+    """One trial's side of the console. ``figures`` collects what the payload said outside rounds."""
+
+    def __init__(self, instance: Instance, timeout_seconds: float) -> None:
+        self.figures: dict[str, float] = {}
+        self._instance = instance
+        self._timeout_seconds = timeout_seconds
+
+    def ready(self) -> float:
+        """Wait for ``ready`` and return when the host read it."""
+        return self._expect(protocol.Ready, lambda _: True, self._timeout_seconds)[1]
+
+    def ping(self) -> float:
+        """Return the seconds from writing ``ping`` to reading ``pong``."""
+        token = secrets.token_hex(3)
+        asked = time.monotonic()
+        self._instance.send(f"ping {token}")
+        return self._expect(protocol.Pong, lambda pong: pong.token == token, self._timeout_seconds)[1] - asked
+
+    def round(self, number: int, seconds: float) -> tuple[dict[str, float], float]:
+        """Have the payload do round ``number``; return its figures and the host's length of it.
+
+        ``seconds`` is how long it should take; it may take ten times that and the time-out.
+        """
+        allowed = self._timeout_seconds + 10 * seconds
+        self._instance.send(f"round {number}")
+        _, begun = self._expect(protocol.RoundBegin, lambda begin: begin.number == number, allowed)
+        end, ended = self._expect(protocol.RoundEnd, lambda end: end.number == number, allowed)
+        return dict(end.figures), ended - begun
+
+    def quit(self, timeout_seconds: float) -> None:
+        """Ask the payload to end and read until its console closes; late endings are the driver's to force."""
+        self._instance.send("quit")
+        try:
+            for _ in self._instance.lines(timeout_seconds):
+                pass
+        except ConsoleTimeout:
+            return
+
+    def _expect(self, kind: type[Answer], fits: Callable[[Answer], bool], seconds: float) -> tuple[Answer, float]:
+        for line in self._instance.lines(seconds):
+            message = protocol.parse(line.text)
+            if isinstance(message, kind) and fits(message):
+                return message, line.at_seconds
+            self._heed(message, kind.__name__.lower())
+        raise ConsoleClosed(
+            f"the instance ended before it said {kind.__name__.lower()!r}",
+            hint="its last console lines say why",
+            tail=self._instance.tail,
+        )
+
+    def _heed(self, message: protocol.Message | None, awaited: str) -> None:
+        tail = self._instance.tail
+        match message:
+            case None | protocol.Init():
+                return
+            case protocol.Figures(figures):
+                self.figures.update(figures)
+            case protocol.PayloadError(text):
+                raise InstanceError(f"the payload gave up: {text}", tail=tail)
+            case protocol.Exit(code):
+                raise InstanceError(f"the payload ended with status {code} before it said {awaited!r}", tail=tail)
+            case protocol.Malformed(text, reason):
+                raise InstanceError(f"the payload broke the protocol ({reason}): {text[:120]!r}", tail=tail)
+            case _:
+                raise InstanceError(f"the payload said {message} where {awaited!r} was due", tail=tail)

@@ -1,0 +1,149 @@
+"""Suites: which workloads, drivers and limits, how many trials. A TOML file, shipped or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from bench import toml
+from bench.errors import UsageError
+from bench.model import Limits
+from bench.names import require_known
+from bench.units import MIB, parse_bytes
+from bench.workload import Name
+
+BUILT_IN = Path(__file__).parent / "suites"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite as it will be run.
+
+    ``drivers`` are alternatives: ``("kvm", "qemu")`` means the first of them that this host can run.
+    ``source`` is the TOML it came from.
+    """
+
+    name: str
+    title: str
+    workloads: tuple[str, ...]
+    drivers: tuple[tuple[str, ...], ...]
+    trials: int
+    rounds: int
+    warmup_rounds: int
+    round_seconds: float
+    timeout_seconds: float
+    seed: int | None
+    limits: Limits
+    source: str
+
+    def narrowed(
+        self,
+        *,
+        drivers: Sequence[str] | None = None,
+        workloads: Sequence[str] | None = None,
+        trials: int | None = None,
+        seed: int | None = None,
+    ) -> Suite:
+        """Return the suite with what the command line says instead of what the file says."""
+        return replace(
+            self,
+            drivers=self.drivers if drivers is None else tuple(_alternatives(name) for name in drivers),
+            workloads=self.workloads if workloads is None else tuple(workloads),
+            trials=self.trials if trials is None else trials,
+            seed=self.seed if seed is None else seed,
+        )
+
+
+def _size(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        return parse_bytes(value)
+    except UsageError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error
+
+
+Size = Annotated[int, BeforeValidator(_size)]
+DriverChoice = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*(\|[a-z][a-z0-9-]*)*$")]
+
+
+class _LimitsFile(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    cpus: int = Field(default=1, ge=1, le=1024)
+    memory: Size = Field(default=512 * MIB, ge=64 * MIB)
+    disk: Size = Field(default=2048 * MIB, ge=64 * MIB)
+    pids: int = Field(default=512, ge=16)
+
+
+class _SuiteFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    title: str = Field(min_length=1)
+    workloads: list[Name] = Field(min_length=1)
+    drivers: list[DriverChoice] = Field(min_length=1)
+    trials: int = Field(ge=1, le=10_000)
+    rounds: int = Field(default=1, ge=1, le=1_000)
+    warmup_rounds: int = Field(default=1, ge=0, le=1_000)
+    round_seconds: float = Field(default=1.0, gt=0, le=3600)
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
+    seed: int | None = Field(default=None, ge=0, lt=2**32)
+    limits: _LimitsFile = Field(default_factory=_LimitsFile)
+
+
+def parse_suite(source: str, name: str) -> Suite:
+    """Read a suite from TOML ``source``; ``name`` stands for it in messages.
+
+    Raises:
+        SuiteError: it is malformed; every fault is listed with line and key.
+    """
+    file = toml.parse(source, _SuiteFile, name)
+    limits = Limits(file.limits.cpus, file.limits.memory, file.limits.pids, file.limits.disk)
+    return Suite(
+        name=file.name,
+        title=file.title,
+        workloads=tuple(dict.fromkeys(file.workloads)),
+        drivers=tuple(dict.fromkeys(_alternatives(choice) for choice in file.drivers)),
+        trials=file.trials,
+        rounds=file.rounds,
+        warmup_rounds=file.warmup_rounds,
+        round_seconds=file.round_seconds,
+        timeout_seconds=file.timeout_seconds,
+        seed=file.seed,
+        limits=limits,
+        source=source,
+    )
+
+
+def suite_names() -> list[str]:
+    """The names of the shipped suites, sorted."""
+    return sorted(path.stem for path in BUILT_IN.glob("*.toml"))
+
+
+def find_suite(name_or_path: str) -> Suite:
+    """Load a shipped suite by name, or the user's own by path (anything with a slash or ``.toml``).
+
+    Raises:
+        UsageError: there is no such suite, or it is malformed.
+    """
+    if "/" in name_or_path or name_or_path.endswith(".toml"):
+        path = Path(name_or_path)
+    else:
+        require_known("suite", name_or_path, suite_names())
+        path = BUILT_IN / f"{name_or_path}.toml"
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"cannot read the suite {path}: {error}", hint=f"shipped: {', '.join(suite_names())}"
+        ) from error
+    return parse_suite(source, str(path))
+
+
+def _alternatives(choice: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(part.strip() for part in choice.split("|")))

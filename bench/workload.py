@@ -1,0 +1,104 @@
+"""Workloads: one folder each, holding ``workload.toml`` and ``payload/``. Adding one is adding a folder."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from bench import toml
+from bench.errors import SuiteError
+from bench.model import Direction, Metric, Workload
+from bench.names import require_known
+
+BUILT_IN = Path(__file__).parent / "workloads"
+PATH_VARIABLE = "ISOMARK_WORKLOADS"
+"""Colon-separated folders with further workloads."""
+
+UNIT_SUFFIXES = ("_seconds", "_bytes", "_ratio", "_per_second")
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,23}$")]
+
+
+def _with_unit(name: str) -> str:
+    if not name.endswith(UNIT_SUFFIXES):
+        raise ValueError(f"a metric's name ends in its unit: {', '.join(UNIT_SUFFIXES)}")
+    return name
+
+
+class _MetricFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_with_unit)]
+    title: str = Field(min_length=1)
+    unit: str = Field(min_length=1)
+    direction: Direction
+    definition: str = Field(min_length=20)
+
+
+class _WorkloadFile(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    name: Name
+    title: str = Field(min_length=1)
+    description: str
+    packages: tuple[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]+$")], ...] = ()
+    load: Literal["none", "payload", "http"]
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    metrics: tuple[_MetricFile, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> _WorkloadFile:
+        if self.load == "http" and self.port is None:
+            raise ValueError("load = 'http' needs a port")
+        if self.load != "none" and not self.metrics:
+            raise ValueError(f"load = {self.load!r} needs at least one [[metrics]]")
+        return self
+
+
+def load_workload(folder: Path) -> Workload:
+    """Read one workload's folder.
+
+    Raises:
+        SuiteError: ``workload.toml`` is malformed, or the payload is missing or cannot be executed.
+    """
+    path = folder / "workload.toml"
+    file = toml.load(path, _WorkloadFile)
+    if file.name != folder.name:
+        raise SuiteError(f"{path} is malformed", [f"name: {file.name!r} is not the folder's name {folder.name!r}"])
+    if not os.access(folder / "payload" / "run", os.X_OK):
+        raise SuiteError(f"{folder} is malformed", ["payload/run is missing or not executable"])
+    return Workload(
+        name=file.name,
+        title=file.title,
+        description=file.description,
+        packages=file.packages,
+        load=file.load,
+        metrics=tuple(Metric(**metric.model_dump()) for metric in file.metrics),
+        folder=folder,
+        port=file.port,
+    )
+
+
+@cache
+def _folders() -> dict[str, Path]:
+    further = [Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(":") if part]
+    return {path.parent.name: path.parent for root in (BUILT_IN, *further) for path in root.glob("*/workload.toml")}
+
+
+def workload_names() -> list[str]:
+    """The names of all workloads that can be found, sorted."""
+    return sorted(_folders())
+
+
+def find_workload(name: str) -> Workload:
+    """Load the workload called ``name``.
+
+    Raises:
+        UsageError: there is none of that name, or its folder is malformed.
+    """
+    require_known("workload", name, _folders())
+    return load_workload(_folders()[name])
