@@ -51,7 +51,7 @@ def conduct_trial(slot: Slot, workload: Workload, driver: Driver, image: Image, 
         launch = _launch(slot, workload, plan, lab, driver)
         with driver.start(image, launch) as instance:
             measured.take(instance, launch)
-    except IsomarkError as error:
+    except (IsomarkError, OSError) as error:
         trial = replace(trial, outcome=_failed(error, measured.instance))
     except KeyboardInterrupt as stop:
         outcome = Outcome(OutcomeKind.ABORTED, "interrupted")
@@ -160,8 +160,10 @@ def _launch(slot: Slot, workload: Workload, plan: Plan, lab: Lab, driver: Driver
     return Launch(name, workload.command, environment, plan.limits, lease)
 
 
-def _failed(error: IsomarkError, instance: Instance | None) -> Outcome:
+def _failed(error: IsomarkError | OSError, instance: Instance | None) -> Outcome:
     tail = error.tail if isinstance(error, InstanceError) else ()
     if not tail and instance is not None:
         tail = tuple(instance.tail)
-    return Outcome(OutcomeKind.FAILED, error.message, error.hint, tuple(tail))
+    if isinstance(error, OSError):
+        return Outcome(OutcomeKind.FAILED, f"the host refused: {error}", "isomark doctor", tail)
+    return Outcome(OutcomeKind.FAILED, error.message, error.hint, tail)

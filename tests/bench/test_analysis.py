@@ -1,0 +1,211 @@
+"""From a result to what its report shows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from synthetic_result import DIGEST, synthetic_result
+
+from bench.analysis import Analysis, Row, analyse
+from bench.model import Case, Outcome, OutcomeKind, Sample, Trial
+from bench.observed import Observed, trial_values
+from bench.result import Result
+
+
+def _row(rows: tuple[Row, ...], metric: str) -> Row:
+    return next(row for row in rows if row.metric.name == metric)
+
+
+def _cell(analysis: Analysis, metric: str, driver: str):
+    return next(cell for cell in _row(analysis.rows, metric).cells if cell.driver == driver)
+
+
+def _without(result: Result, **case: str) -> Result:
+    kept = [trial for trial in result.trials if any(getattr(trial.case, key) != name for key, name in case.items())]
+    return replace(result, trials=tuple(kept))
+
+
+def _subjects(result: Result) -> set[str]:
+    return {caution.subject for caution in analyse(result).cautions}
+
+
+def test_a_trial_counts_once_with_the_median_of_its_rounds_and_without_its_warm_up() -> None:
+    samples = (Sample("x", 1000, 0, True), Sample("x", 5, 1), Sample("x", 7, 2), Sample("x", 6, 3), Sample("y", 2))
+    trial = Trial(0, 0, Case("cpu", "native"), Outcome(OutcomeKind.OK), DIGEST, samples=samples)
+    assert trial_values(trial) == {"x": 6, "y": 2}
+
+
+def test_warm_up_rounds_are_in_no_figure_and_in_the_samples() -> None:
+    analysis = analyse(synthetic_result())
+    warm = [row for row in analysis.samples if row.warmup]
+    assert len(warm) == sum(
+        len(trial.samples) // 4 for trial in synthetic_result().trials if trial.case.workload != "boot"
+    )
+    assert {row.round for row in warm} == {0}
+
+
+def test_a_failed_trial_is_a_reason_and_never_a_number() -> None:
+    analysis = analyse(synthetic_result())
+    cell = _cell(analysis, "requests_per_second", "qemu")
+    assert cell.figure.estimate is not None
+    assert cell.figure.estimate.trials == 4
+    assert [failure.case for failure in analysis.failures] == [Case("http", "qemu")]
+    assert analysis.failures[0].outcome.tail
+    assert [row.value for row in analysis.samples if row.trial == analysis.failures[0].trial] == [None]
+
+
+def test_samples_of_a_trial_that_failed_are_in_no_figure() -> None:
+    result = synthetic_result()
+    spoiled = tuple(
+        replace(trial, outcome=Outcome(OutcomeKind.FAILED, "late"), samples=(Sample("events_per_second", 1e12),))
+        if trial.case == Case("cpu", "native") and trial.block == 0
+        else trial
+        for trial in result.trials
+    )
+    found = _cell(analyse(replace(result, trials=spoiled)), "events_per_second", "native").figure.estimate
+    assert found is not None
+    assert found.trials == 4
+    assert found.high is not None
+    assert found.high < 1e6
+
+
+def test_a_metric_nobody_recorded_is_missing_with_a_reason() -> None:
+    analysis = analyse(synthetic_result())
+    native = _cell(analysis, "memory_cgroup_bytes", "native")
+    assert native.figure.estimate is None
+    assert native.figure.missing
+    container = _cell(analysis, "memory_cgroup_bytes", "container")
+    assert container.figure.estimate is not None
+    assert container.ratio is not None
+    assert container.ratio.estimate is None
+    assert "native" in container.ratio.missing
+
+
+def test_the_base_has_no_ratio_to_itself() -> None:
+    analysis = analyse(synthetic_result())
+    assert all(cell.ratio is None for row in analysis.rows for cell in row.cells if cell.driver == "native")
+
+
+def test_emulated_drivers_come_last_whatever_the_suite_says() -> None:
+    result = synthetic_result()
+    turned = replace(result, header=replace(result.header, drivers=result.header.drivers[::-1]))
+    assert [view.name for view in analyse(turned).drivers] == ["native", "container", "qemu"]
+
+
+def test_the_way_from_spawned_to_ready_has_kernel_and_init_only_where_there_are_any() -> None:
+    ways = {way.driver: dict(way.seconds) for way in analyse(synthetic_result()).milestones}
+    assert list(ways["native"]) == ["ready"]
+    assert list(ways["qemu"]) == ["kernel", "init", "ready"]
+    assert ways["qemu"]["kernel"] < ways["qemu"]["init"] < ways["qemu"]["ready"]
+
+
+def test_the_ready_event_and_the_boot_metric_agree() -> None:
+    analysis = analyse(synthetic_result())
+    for way in analysis.milestones:
+        figure = _cell(analysis, "boot_seconds", way.driver).figure.estimate
+        assert figure is not None
+        assert dict(way.seconds)["ready"] == pytest.approx(figure.value, rel=1e-6)
+
+
+def test_the_same_result_gives_the_same_analysis_whatever_order_its_trials_stand_in() -> None:
+    result = synthetic_result()
+    turned = replace(result, trials=result.trials[::-1])
+    assert analyse(result) == analyse(synthetic_result())
+    assert analyse(turned).rows == analyse(result).rows
+
+
+def test_another_result_draws_another_interval() -> None:
+    result = synthetic_result()
+    other = replace(result, header=replace(result.header, result_id="another"))
+    one, two = (analyse(each).driver("container").performance.estimate for each in (result, other))
+    assert one is not None
+    assert two is not None
+    assert (one.value, one.trials) == (two.value, two.trials)
+    assert (one.low, one.high) != (two.low, two.high)
+
+
+def test_no_base_no_ratio() -> None:
+    analysis = analyse(synthetic_result(without=("native",)))
+    assert analysis.base is None
+    assert all(cell.ratio is None for row in analysis.rows for cell in row.cells)
+    assert "base" in {caution.subject for caution in analysis.cautions}
+
+
+def test_trials_of_another_image_are_a_problem_named_first() -> None:
+    result = synthetic_result()
+    odd = replace(result, trials=(replace(result.trials[0], image_digest="sha256:00"), *result.trials[1:]))
+    assert analyse(odd).cautions[0].severity == "problem"
+
+
+def test_few_trials_name_the_command_that_takes_more() -> None:
+    few = next(caution for caution in analyse(synthetic_result()).cautions if caution.subject == "trials")
+    command = "isomark run quick --drivers native,container,qemu --workloads boot,cpu,memory,disk,http --trials 10"
+    assert few.remedy == command
+    assert "at most 87.5 % of cases" in few.message
+    assert "trials" not in _subjects(synthetic_result(trials=10, failed=()))
+
+
+def test_a_single_trial_has_medians_and_no_intervals() -> None:
+    analysis = analyse(synthetic_result(trials=1, failed=()))
+    found = _cell(analysis, "boot_seconds", "qemu").figure.estimate
+    assert found is not None
+    assert (found.low, found.high) == (None, None)
+    assert any("single finished trial" in caution.message for caution in analysis.cautions)
+
+
+def test_an_unfinished_result_says_what_is_left_and_how_to_go_on() -> None:
+    result = synthetic_result()
+    part = replace(result, trials=result.trials[:40])
+    caution = next(caution for caution in analyse(part).cautions if caution.subject == "schedule")
+    assert "35 of 75" in caution.message
+    assert "--resume" in caution.remedy
+
+
+def test_a_result_without_any_trial_has_no_figure_and_a_reason_for_each() -> None:
+    analysis = analyse(replace(synthetic_result(), trials=()))
+    cells = [cell for row in analysis.rows if row.workload for cell in row.cells]
+    assert all(cell.figure.estimate is None and cell.figure.missing for cell in cells)
+
+
+def test_without_the_boot_workload_start_is_missing_and_not_guessed() -> None:
+    result = synthetic_result()
+    workloads = tuple(workload for workload in result.header.workloads if workload.name != "boot")
+    trials = tuple(trial for trial in result.trials if trial.case.workload != "boot")
+    analysis = analyse(replace(result, header=replace(result.header, workloads=workloads), trials=trials))
+    assert all(cell.figure.estimate is None for cell in analysis.start[0].cells)
+    assert all(way.seconds for way in analysis.milestones)
+
+
+def test_the_image_of_a_driver_that_lost_its_size_is_missing() -> None:
+    result = synthetic_result()
+    drivers = (*result.header.drivers[:2], replace(result.header.drivers[2], image_compressed_bytes=None))
+    analysis = analyse(replace(result, header=replace(result.header, drivers=drivers)))
+    cell = _cell(analysis, "image_compressed_bytes", "qemu")
+    assert cell.figure.estimate is None
+    assert cell.ratio is not None
+    assert cell.ratio.estimate is None
+
+
+def test_a_hostile_figure_makes_its_ratio_missing_and_nothing_else() -> None:
+    result = synthetic_result()
+    zeroed = tuple(
+        replace(trial, samples=tuple(replace(sample, value=0.0) for sample in trial.samples))
+        if trial.case == Case("cpu", "native")
+        else trial
+        for trial in result.trials
+    )
+    analysis = analyse(replace(result, trials=zeroed))
+    assert _cell(analysis, "events_per_second", "container").ratio.estimate is None
+    assert _cell(analysis, "events_per_second", "container").figure.estimate is not None
+    assert analysis.driver("container").performance.estimate is None
+
+
+def test_the_worst_workload_is_named() -> None:
+    worst = Observed(synthetic_result()).worst("container", "native")
+    assert worst.detail == "http: Requests"
+
+
+def test_a_case_that_was_never_taken_says_so() -> None:
+    analysis = analyse(_without(synthetic_result(failed=()), workload="http", driver="qemu"))
+    assert _cell(analysis, "requests_per_second", "qemu").figure.missing == "no trial of it was recorded"

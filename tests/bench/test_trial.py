@@ -1,0 +1,141 @@
+"""Trials of payloads that misbehave: each is an outcome with its reason, never a figure, and leaves nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import skip_or_fail
+
+from bench.driver import Driver, Lab
+from bench.drivers import load_driver
+from bench.errors import DriverUnavailable
+from bench.lab import open_lab
+from bench.model import Case, Image, Limits, OutcomeKind, Trial, Workload
+from bench.result import Slot
+from bench.state import state_directory
+from bench.trial import Plan, conduct_trial
+from bench.workload import load_workload
+from runtimes.oci.workload_image import build_workload_image
+
+pytestmark = pytest.mark.slow
+
+TOML = """\
+name = "{name}"
+title = "{name}"
+description = "A payload for a test."
+load = "payload"
+[[metrics]]
+name = "work_per_second"
+title = "Work"
+unit = "operations/s"
+direction = "higher"
+definition = "Operations in one round divided by its length; for tests only."
+"""
+PAYLOADS = {
+    "good": """
+echo isomark ready
+while read -r word number; do
+    case $word in
+    round) echo "isomark round $number begin"; echo "isomark round $number end {\\"work_per_second\\": 1$number}" ;;
+    *) exit 0 ;;
+    esac
+done""",
+    "silent": "echo thinking hard; read -r never",
+    "crashing": "echo about to fail; exit 3",
+    "complaining": "echo isomark error no disk today; exit 1",
+    "lying": 'echo isomark ready; read -r x; echo isomark round 0 begin; echo "isomark round 0 end {\\"work_per_second\\": NaN}"',
+    "inventing": 'echo isomark ready; read -r x; echo isomark round 0 begin; echo "isomark round 0 end {\\"x_bytes\\": 1}"',
+    "dying": "echo isomark ready; read -r x; echo isomark round 0 begin; kill -9 $$",
+    "flooding": "while :; do echo all work and no play makes jack a dull boy; done",
+    "ringing": "printf 'before \\033[2J\\007after\\n'; exit 1",
+}
+PLAN = Plan(Limits(), rounds=2, warmup_rounds=1, round_seconds=0.1, timeout_seconds=3.0)
+
+
+@pytest.fixture(scope="module")
+def workloads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workload]:
+    root = tmp_path_factory.mktemp("workloads")
+    for name, script in PAYLOADS.items():
+        payload = root / name / "payload" / "run"
+        payload.parent.mkdir(parents=True)
+        payload.write_text(f"#!/bin/sh\n{script}\n")
+        payload.chmod(0o755)
+        (root / name / "workload.toml").write_text(TOML.format(name=name))
+    return {name: load_workload(root / name) for name in PAYLOADS}
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with open_lab(state_directory()) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=["native", "container"])
+def driver(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Driver]:
+    try:
+        made = load_driver(request.param, lab)
+        made.check()
+    except DriverUnavailable as error:
+        skip_or_fail(request.param, error.message)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def image(driver: Driver, workloads: dict[str, Workload], lab: Lab) -> Image:
+    return driver.build(build_workload_image(list(workloads.values()), lab.state, lab.journal, lambda _: None))
+
+
+def conduct(name: str, workloads: dict[str, Workload], driver: Driver, image: Image, lab: Lab) -> Trial:
+    return conduct_trial(Slot(5, 1, Case(name, driver.name)), workloads[name], driver, image, PLAN, lab)
+
+
+def test_a_good_payload_gives_a_sample_a_round_with_warm_up_marked(
+    workloads: dict[str, Workload], driver: Driver, image: Image, lab: Lab
+) -> None:
+    trial = conduct("good", workloads, driver, image, lab)
+    assert trial.outcome.kind is OutcomeKind.OK, trial.outcome
+    assert [(s.metric, s.value, s.round, s.warmup) for s in trial.samples] == [
+        ("work_per_second", 10.0, 0, True),
+        ("work_per_second", 11.0, 1, False),
+        ("work_per_second", 12.0, 2, False),
+    ]
+    assert [event.name for event in trial.events] == ["spawned", "ready", "exited"]
+    assert (trial.index, trial.block, trial.image_digest) == (5, 1, image.digest)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason", "tail"),
+    [
+        ("silent", "no answer on the console within 3 s", "thinking hard"),
+        ("crashing", "ended before it said 'ready'", "3"),
+        ("complaining", "the payload gave up: no disk today", "isomark error"),
+        ("lying", "broke the protocol", "NaN"),
+        ("inventing", "reports x_bytes, which inventing does not declare", "x_bytes"),
+        ("dying", "ended before it said 'roundend'", "9"),
+        ("flooding", "on the console", "all work and no play"),
+        ("ringing", "ended before it said 'ready'", "before after"),
+    ],
+)
+def test_a_bad_payload_is_a_failed_trial_with_its_reason_and_tail(
+    name: str, reason: str, tail: str, workloads: dict[str, Workload], driver: Driver, image: Image, lab: Lab
+) -> None:
+    trial = conduct(name, workloads, driver, image, lab)
+    assert trial.outcome.kind is OutcomeKind.FAILED
+    assert reason in trial.outcome.reason
+    assert tail in "\n".join(trial.outcome.tail)
+    assert trial.samples == ()
+    assert not [path for path in lab.scratch.rglob("*") if path.is_file()]
+
+
+def test_an_image_that_is_gone_is_a_failed_trial(
+    workloads: dict[str, Workload], driver: Driver, image: Image, lab: Lab, tmp_path: Path
+) -> None:
+    import dataclasses
+
+    gone = dataclasses.replace(image, location=tmp_path / "none")
+    trial = conduct("good", workloads, driver, gone, lab)
+    assert trial.outcome.kind is OutcomeKind.FAILED
+    assert "none" in trial.outcome.reason
