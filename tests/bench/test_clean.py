@@ -75,9 +75,7 @@ def test_a_run_killed_at_a_random_moment_leaves_nothing_and_is_completed(number:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_removes_everything_and_keeps_its_trials(
-    stop: signal.Signals, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_removes_everything_and_keeps_its_trials(stop: signal.Signals, tmp_path: Path) -> None:
     before = host_state()
     folder = tmp_path / "result"
     run = subprocess.Popen([*ISOMARK, *REQUEST, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

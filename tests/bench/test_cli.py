@@ -136,3 +136,26 @@ def test_clean_with_nothing_to_clean_says_so(tmp_path: Path) -> None:
     ended = isomark("clean", ISOMARK_STATE=str(tmp_path))
     assert ended.returncode == 0
     assert "0 removed, 0 not" in ended.stdout
+
+
+def test_a_forked_helper_that_is_ended_does_not_unwind_the_run() -> None:
+    code = """
+import os, signal, time
+import bench.cli
+def app():
+    try:
+        child = os.fork()
+        while child == 0:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.kill(child, signal.SIGTERM)
+        os.waitpid(child, 0)
+    finally:
+        print('removed by', os.getpid(), flush=True)
+bench.cli.app = app
+bench.cli.main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=30
+    )
+    assert ended.stdout.count("removed by") == 1

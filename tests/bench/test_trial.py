@@ -33,6 +33,7 @@ unit = "operations/s"
 direction = "higher"
 definition = "Operations in one round divided by its length; for tests only."
 """
+BEGIN = "echo isomark ready; read -r x; echo isomark round 0 begin"
 PAYLOADS = {
     "good": """
 echo isomark ready
@@ -45,9 +46,9 @@ done""",
     "silent": "echo thinking hard; read -r never",
     "crashing": "echo about to fail; exit 3",
     "complaining": "echo isomark error no disk today; exit 1",
-    "lying": 'echo isomark ready; read -r x; echo isomark round 0 begin; echo "isomark round 0 end {\\"work_per_second\\": NaN}"',
-    "inventing": 'echo isomark ready; read -r x; echo isomark round 0 begin; echo "isomark round 0 end {\\"x_bytes\\": 1}"',
-    "dying": "echo isomark ready; read -r x; echo isomark round 0 begin; kill -9 $$",
+    "lying": f"""{BEGIN}; echo 'isomark round 0 end {{"work_per_second": NaN}}'""",
+    "inventing": f"""{BEGIN}; echo 'isomark round 0 end {{"x_bytes": 1}}'""",
+    "dying": f"{BEGIN}; kill -9 $$",
     "flooding": "while :; do echo all work and no play makes jack a dull boy; done",
     "ringing": "printf 'before \\033[2J\\007after\\n'; exit 1",
 }
@@ -114,7 +115,7 @@ def test_a_good_payload_gives_a_sample_a_round_with_warm_up_marked(
         ("complaining", "the payload gave up: no disk today", "isomark error"),
         ("lying", "broke the protocol", "NaN"),
         ("inventing", "reports x_bytes, which inventing does not declare", "x_bytes"),
-        ("dying", "ended before it said 'roundend'", "9"),
+        ("dying", "ended before it said 'roundend'", "round 0 begin"),
         ("flooding", "on the console", "all work and no play"),
         ("ringing", "ended before it said 'ready'", "before after"),
     ],

@@ -1,0 +1,145 @@
+"""The command line. Only here is anything printed, and only here does the program exit.
+
+This is also where the rooms are put together: it alone imports ``runtimes.oci`` and ``reports``.
+Everything heavy is imported by the command that needs it, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import typer
+
+from bench.errors import IsomarkError, UsageError
+
+app = typer.Typer(
+    name="isomark",
+    help="What does it cost to run this as a virtual server rather than as a container?",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Run the command line: exit 0, 1 (the work failed) or 2 (asked wrongly)."""
+    process = os.getpid()
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        # a library's forked helper inherits this; were it to unwind, it would remove what the run owns
+        if os.getpid() != process:
+            os._exit(1)
+        raise KeyboardInterrupt
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        app()
+    except IsomarkError as error:
+        _say(error.message, error.hint)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    except KeyboardInterrupt:
+        _say("interrupted", "")
+        sys.exit(1)
+    except OSError as error:
+        _say(f"the host refused: {error}", "isomark doctor looks for the usual reasons")
+        sys.exit(1)
+
+
+def _say(message: str, hint: str) -> None:
+    """Print an error and its remedy to standard error."""
+    sys.stderr.write(f"isomark: {message}\n")
+    if hint:
+        sys.stderr.write(f"  hint: {hint}\n")
+
+
+def _list(text: str | None) -> list[str] | None:
+    """Split a comma-separated option; ``None`` stays ``None``."""
+    if text is None:
+        return None
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise UsageError("an empty list of names", hint="write them like native,container")
+    return names
+
+
+@app.command()
+def doctor(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if there is any problem.")] = False,
+) -> None:
+    """Look for what keeps drivers from running or makes figures doubtful, each with its remedy."""
+    from bench.cli import show
+
+    problems = show.doctor()
+    if strict and problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def drivers() -> None:
+    """List the drivers, and whether this host can run them."""
+    from bench.cli import show
+
+    show.drivers()
+
+
+@app.command()
+def workloads() -> None:
+    """List the workloads with their metrics, and the suites."""
+    from bench.cli import show
+
+    show.workloads()
+
+
+@app.command()
+def run(
+    suite: Annotated[str | None, typer.Argument(help="A shipped suite's name, or the path of a TOML file.")] = None,
+    drivers: Annotated[str | None, typer.Option(help="Only these, like native,container or kvm|qemu.")] = None,
+    workloads: Annotated[str | None, typer.Option(help="Only these, like boot,cpu.")] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Trials of each case.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seed of the schedule.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The result folder to make.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Finish the run that left this result folder.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print schedule and requests, start nothing.")] = False,
+) -> None:
+    """Run a suite: the same image under each driver, measured, and written to a report."""
+    from bench.cli import running
+
+    if (suite is None) == (resume is None):
+        raise UsageError("run takes either a suite or --resume RESULT", hint="for instance: isomark run quick")
+    if resume is not None:
+        if any(option is not None for option in (drivers, workloads, trials, seed, out)) or dry_run:
+            raise UsageError("--resume takes everything from the result", hint="leave the other options out")
+        failed = running.resume(resume)
+    else:
+        assert suite is not None
+        request = running.Request(suite, _list(drivers), _list(workloads), trials, seed, out)
+        failed = running.preview(request) if dry_run else running.run(request)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(
+    result: Annotated[Path, typer.Argument(help="A result folder.")],
+    out: Annotated[Path | None, typer.Option(help="Where to write; the result folder by default.")] = None,
+) -> None:
+    """Write report.html, report.md, samples.csv and summary.csv for a result."""
+    from bench.cli import running
+
+    running.report(result, out or result)
+
+
+@app.command()
+def clean() -> None:
+    """Remove what killed runs left: processes, cgroups, mounts, namespaces, domains, disks."""
+    from bench.cli import show
+
+    if show.clean():
+        raise typer.Exit(1)
