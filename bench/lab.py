@@ -24,15 +24,16 @@ def open_lab(state: Path) -> Iterator[Lab]:
     clean(journal_directory(state))
     with Journal(journal_directory(state)) as journal:
         scratch = state / "scratch" / journal.owner.id
-        with journal.owning("directory", path=str(scratch)):
+        entry = journal.own("directory", path=str(scratch))
+        try:
             try:
                 scratch.mkdir(parents=True, mode=0o711)
             except OSError as error:
                 raise HostError(f"cannot write {scratch}: {error.strerror}", hint="set ISOMARK_STATE") from error
-            try:
-                yield from _with_network(state, scratch, journal)
-            finally:
-                remove_directory({"path": str(scratch)})
+            yield from _with_network(state, scratch, journal)
+        finally:
+            remove_directory({"path": str(scratch)})
+            journal.gone(entry)
 
 
 def _with_network(state: Path, scratch: Path, journal: Journal) -> Iterator[Lab]:

@@ -275,7 +275,7 @@ def test_an_unknown_command_is_an_error(image: WorkloadImage, scratch: Path, com
         assert payload.status() == 1
 
 
-@pytest.mark.parametrize("length", ["x", "1e-05", "-1", ".5", "1.", "1.2.3", "0", "0.0"])
+@pytest.mark.parametrize("length", ["x", "1e-05", "-1", ".5", "1.", "1.2.3", "0", "0.0", "08"])
 def test_a_length_that_is_no_length_is_an_error(image: WorkloadImage, scratch: Path, length: str) -> None:
     with Payload(image, "cpu", scratch, ISOMARK_ROUND_SECONDS=length) as payload:
         assert payload.next() == protocol.Ready()
@@ -286,7 +286,7 @@ def test_a_length_that_is_no_length_is_an_error(image: WorkloadImage, scratch: P
 
 
 LENGTHS = [("1", 1000, 1), ("0.5", 500, 1), ("1.001", 1001, 2), ("2.0", 2000, 2), ("0.25", 250, 1), ("10", 10000, 10),
-           ("3.0999", 3099, 4), ("0.08", 80, 1), ("08.009", 8009, 9)]  # fmt: skip
+           ("3.0999", 3099, 4), ("0.08", 80, 1)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("length", "milliseconds", "seconds"), LENGTHS)

@@ -1,0 +1,1 @@
+"""Processes and containers: the native driver, the built-in runtime, OCI images."""

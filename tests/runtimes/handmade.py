@@ -1,0 +1,108 @@
+"""Images made by hand for the tests, and what an unpacked tree looks like."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from runtimes.oci.descriptor import CONFIG, LAYER_GZIP, MANIFEST, Descriptor, canonical_json
+from runtimes.oci.layer import Layer, Member, store_layer, tar_chunks
+from runtimes.oci.layout import Layout
+
+MTIME = 1_600_000_000
+
+
+def file(path: str, data: bytes = b"data\n", mode: int = 0o644, **more: Any) -> Member:
+    return Member(path, stat.S_IFREG | mode, data, mtime=MTIME, **more)
+
+
+def folder(path: str, mode: int = 0o755, **more: Any) -> Member:
+    return Member(path, stat.S_IFDIR | mode, mtime=MTIME, **more)
+
+
+def symlink(path: str, target: str) -> Member:
+    return Member(path, stat.S_IFLNK | 0o777, link=target, mtime=MTIME)
+
+
+def hard_link(path: str, target: str) -> Member:
+    return Member(path, stat.S_IFREG | 0o644, link=target, hard=True, mtime=MTIME)
+
+
+def device(path: str, kind: int = stat.S_IFCHR, number: tuple[int, int] = (1, 3)) -> Member:
+    return Member(path, kind | 0o600, device=number, mtime=MTIME)
+
+
+def tar(*members: Member) -> bytes:
+    """A tar with ``members`` in this very order."""
+    blocks = [b"".join(tar_chunks([member]))[:-1024] for member in members]
+    return b"".join(blocks) + bytes(1024)
+
+
+def config_of(diff_ids: Sequence[object]) -> dict[str, Any]:
+    return {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {},
+        "rootfs": {"type": "layers", "diff_ids": list(diff_ids)},
+        "history": [{"created_by": "test"} for _ in diff_ids],
+    }
+
+
+def manifest_of(config: Descriptor, layers: Sequence[Descriptor]) -> dict[str, Any]:
+    return {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": config.to_json(),
+        "layers": [layer.to_json() for layer in layers],
+    }
+
+
+def image_of(layout: Layout, *layers: Layer) -> Descriptor:
+    config = layout.add(CONFIG, canonical_json(config_of([layer.diff_id for layer in layers])))
+    manifest = manifest_of(config, [layer.descriptor for layer in layers])
+    return layout.add(MANIFEST, canonical_json(manifest))
+
+
+def image_of_tars(layout: Layout, *tars: bytes) -> Descriptor:
+    return image_of(layout, *(store_layer(layout, [data]) for data in tars))
+
+
+def image_of_blob(
+    layout: Layout,
+    blob: bytes,
+    plain: bytes,
+    media_type: str = LAYER_GZIP,
+    change: Callable[[Layer], Layer] | None = None,
+) -> Descriptor:
+    """An image with one layer whose stored bytes are ``blob`` and whose diff_id is that of ``plain``."""
+    layer = Layer(layout.add(media_type, blob), f"sha256:{hashlib.sha256(plain).hexdigest()}")
+    return image_of(layout, change(layer) if change else layer)
+
+
+def fingerprint(root: Path, *, owners: bool = True) -> dict[str, tuple[object, ...]]:
+    """Everything that can be seen of a tree: type, mode, owner, time, size, links, device, xattrs, content."""
+    found: dict[str, tuple[object, ...]] = {}
+    names: dict[int, str] = {}
+    for path in [root, *sorted(root.rglob("*"))]:
+        status = path.lstat()
+        relative = str(path.relative_to(root))
+        first = names.setdefault(status.st_ino, relative)
+        content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(status.st_mode) else ""
+        found[relative] = (
+            oct(status.st_mode),
+            (status.st_uid, status.st_gid) if owners else None,
+            status.st_mtime_ns,
+            status.st_rdev,
+            first,
+            os.readlink(path) if path.is_symlink() else content,
+            tuple((key, os.getxattr(path, key, follow_symlinks=False)) for key in _xattrs(path)),
+        )
+    return found
+
+
+def _xattrs(path: Path) -> list[str]:
+    return sorted(os.listxattr(path, follow_symlinks=False))
