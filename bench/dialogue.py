@@ -45,11 +45,15 @@ class Dialogue:
         return dict(end.figures), ended - begun
 
     def quit(self, timeout_seconds: float) -> None:
-        """Ask the payload to end and read until its console closes; late endings are the driver's to force."""
+        """Ask the payload to end and read until it has, or its console closes; late endings are the driver's to force.
+
+        What a virtual server does after its payload has ended is powering off: nothing is measured of it.
+        """
         self._instance.send("quit")
         try:
-            for _ in self._instance.lines(timeout_seconds):
-                pass
+            for line in self._instance.lines(timeout_seconds):
+                if isinstance(protocol.parse(line.text), protocol.Exit):
+                    return
         except ConsoleTimeout:
             return
 

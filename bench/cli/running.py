@@ -136,7 +136,9 @@ def _prepared(suite: Suite, workloads: Sequence[Workload], lab: Lab, console: Co
         try:
             require_cases(suite, chosen)
             for gone in chosen.absent:
-                console.print(f"without {gone.name}: {escape(gone.reason)}", style="yellow", highlight=False)
+                console.print(
+                    f"without {gone.name}: {escape(gone.reason)}", style="yellow", highlight=False, soft_wrap=True
+                )
             status.update("building the image")
             image = build_workload_image(workloads, lab.state, lab.journal, lambda text: status.update(escape(text)))
             status.update("building each driver's form of the image")
@@ -157,12 +159,14 @@ def _conduct_and_report(prepared: Prepared, writer: ResultWriter, done: set[int]
         f"{prepared.header.suite_name}: {len(slots)} trials, drivers {drivers}, seed {prepared.header.seed}, "
         f"image {prepared.header.image_digest[:19]}…",
         highlight=False,
+        soft_wrap=True,
     )
     try:
         with Progression(console, slots) as progression:
             conduct(prepared, writer, done, lab, progression)
     except (KeyboardInterrupt, IsomarkError):
-        console.print(f"finished trials are kept; go on with: isomark run --resume {writer.folder}", highlight=False)
+        go_on = f"finished trials are kept; go on with: isomark run --resume {writer.folder}"
+        console.print(escape(go_on), highlight=False, soft_wrap=True)
         raise
     with console.status("writing the report"):
         report(writer.folder, writer.folder)
