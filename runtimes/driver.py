@@ -1,0 +1,186 @@
+"""What the native and the container driver share: one sandbox helper, one order of steps, one probe."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Final
+
+from bench.channel import Channel
+from bench.driver import Lab, Launch
+from bench.errors import DriverUnavailable, HostError, InstanceError
+from bench.journal import OWNER_VARIABLE, Entry
+from bench.model import Image, Kind, Limits, WorkloadImage
+from runtimes.inside import Spec
+from runtimes.instance import ProcessInstance, remove_tree
+from runtimes.spawner import Child, Spawner
+
+SCRATCH: Final = "/isomark/scratch"
+"""Where an instance may write files that it measures; in the image, a directory."""
+PROBE_SECONDS: Final = 10.0
+MOUNT_POINTS: Final = ("proc", "sys", "dev", "tmp", "run", SCRATCH.lstrip("/"))
+"""The directories every image must have, so that something can be mounted there."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What the instance needs besides its ``Spec``.
+
+    ``adopt`` does from outside what is to do while the instance sets itself up, and lets it go on.
+    ``cgroups`` are descriptors to join by.
+    """
+
+    adopt: Callable[[Child, Channel], ProcessInstance]
+    cgroups: Sequence[int] = ()
+
+
+class SandboxDriver(ABC):
+    """Starts instances through the sandbox helper, which starts with the first use and ends with ``close``.
+
+    ``trace`` has every instance tell when each step of its set-up began: for the benchmark.
+    """
+
+    name: str
+    kind: Kind
+    form: ClassVar[str]
+    directories: ClassVar[Mapping[str, int]]
+    """What is made in an instance's directory below ``lab.scratch``, name -> mode."""
+
+    def __init__(self, lab: Lab, *, trace: bool = False) -> None:
+        self._lab = lab
+        self._trace = trace
+        self._spawner = Spawner(lab.journal.owner.id)
+        self._entry: Entry | None = None
+
+    def check(self) -> None:
+        """Set up an instance of an empty image, down to the last step before its program runs.
+
+        Raises:
+            DriverUnavailable: a step failed; the hint fits it.
+        """
+        name = f"check-{secrets.token_hex(4)}"
+        tree = self._lab.scratch / f"{name}-tree"
+        try:
+            with self._lab.journal.owning("directory", path=str(tree)):
+                try:
+                    for point in MOUNT_POINTS:
+                        (tree / point).mkdir(parents=True)
+                    self._probe(name, tree)
+                finally:
+                    remove_tree(tree)
+        except (HostError, InstanceError) as error:
+            raise DriverUnavailable(error.message, hint=error.hint) from error
+        except OSError as error:
+            raise DriverUnavailable(f"cannot write {tree}: {error.strerror}", hint="set ISOMARK_STATE") from error
+
+    @abstractmethod
+    def describe(self) -> Mapping[str, str]:
+        """Engine, isolation, security profile, limits and what differs from other drivers."""
+
+    def build(self, image: WorkloadImage) -> Image:
+        """Return the unpacked tree, which instances start from as it is; the helper is started here, untimed."""
+        self._open()
+        return Image(
+            digest=image.digest,
+            form=self.form,
+            location=image.tree,
+            compressed_bytes=image.compressed_bytes,
+            unpacked_bytes=image.unpacked_bytes,
+            on_disk_bytes=image.tree_bytes,
+            parts={"tree": image.digest},
+        )
+
+    def start(self, image: Image, launch: Launch) -> ProcessInstance:
+        """Start an instance and return when its program runs.
+
+        Raises:
+            InstanceError: it could not be set up; nothing of it is left.
+            HostError: the host refused a directory, a cgroup or a descriptor.
+        """
+        spawned_at = time.monotonic()
+        self._open()
+        undo = ExitStack()
+        try:
+            with ExitStack() as brief:
+                self._make_directories(launch.name, undo)
+                prepared = self._prepare(launch, undo, brief)
+                child = self._spawner.spawn(self._spec(image.location, launch), prepared.cgroups)
+            channel = _own(child, undo)
+            channel.push("spawned", spawned_at)
+            instance = prepared.adopt(child, channel)
+            child.await_exec()
+        except BaseException:
+            undo.close()
+            raise
+        return instance
+
+    def preview(self, launch: Launch) -> str:
+        """The request to the sandbox, a line for each key and each mount, in JSON."""
+        spec = self._spec(Path("IMAGE"), launch)
+        mounts = [f"mounts: {json.dumps(operation)}" for operation in spec["mounts"]]
+        return "\n".join([*(f"{key}: {json.dumps(value)}" for key, value in spec.items() if key != "mounts"), *mounts])
+
+    def close(self) -> None:
+        """End the helper and every instance that still runs; idempotent."""
+        self._spawner.close()
+        if self._entry is not None:
+            self._lab.journal.gone(self._entry)
+            self._entry = None
+
+    @abstractmethod
+    def _spec(self, tree: Path, launch: Launch) -> Spec:
+        """How to start an instance of ``tree``; makes nothing."""
+
+    @abstractmethod
+    def _prepare(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> Prepared:
+        """Make what the instance needs before it exists.
+
+        ``undo`` removes what was made when the instance is; ``brief`` ends when it has been asked for.
+        """
+
+    def _open(self) -> None:
+        if self._entry is None:
+            self._entry = self._lab.journal.own("process", marker=self._lab.journal.owner.id)
+        self._spawner.open()
+
+    def _environment(self, launch: Launch) -> dict[str, str]:
+        return {**launch.environment, OWNER_VARIABLE: self._lab.journal.owner.id}
+
+    def _make_directories(self, name: str, undo: ExitStack) -> None:
+        directory = self._lab.scratch / name
+        entry = self._lab.journal.own("directory", path=str(directory))
+        undo.callback(self._lab.journal.gone, entry)
+        undo.callback(remove_tree, directory)
+        try:
+            directory.mkdir(mode=0o711)
+            for part, mode in self.directories.items():
+                (directory / part).mkdir()
+                (directory / part).chmod(mode)
+        except OSError as error:
+            raise HostError(f"cannot make {directory}: {error.strerror}", hint="is the disk full? (df)") from error
+
+    def _probe(self, name: str, tree: Path) -> None:
+        image = Image("", self.form, tree, None, None, None)
+        lease = self._lab.network.lease() if self._lab.network is not None and self.kind != "process" else None
+        with self.start(image, Launch(name, (), {}, Limits(), lease)) as instance:
+            if not instance.stop(PROBE_SECONDS):
+                raise InstanceError("a probe that should end at once does not", hint="is the host overloaded?")
+
+
+def choose_cpus(count: int) -> Sequence[int]:
+    """``count`` of the CPUs this process may use, the highest numbers, because low ones serve interrupts."""
+    return sorted(os.sched_getaffinity(0))[-count:]
+
+
+def _own(child: Child, undo: ExitStack) -> Channel:
+    channel = Channel(child.read_fd, child.write_fd)
+    undo.callback(channel.close)
+    undo.callback(child.abandon)
+    return channel

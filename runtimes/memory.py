@@ -1,0 +1,36 @@
+"""What processes cost the host's memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from bench.errors import InstanceError
+from bench.model import MemoryReading
+from bench.units import KIB
+
+_PSS: Final = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
+
+
+def read_memory(pids: Iterable[int], cgroup_bytes: int | None) -> MemoryReading:
+    """Sum the proportional set sizes of ``pids`` (proc(5), smaps_rollup).
+
+    The sandbox helper is not among them: like libvirtd, it serves all instances of its driver.
+
+    Raises:
+        InstanceError: none of them exists any more.
+    """
+    sizes = [size for size in map(_pss_bytes, pids) if size is not None]
+    if not sizes:
+        raise InstanceError("the instance is gone", hint="its last console lines may say why")
+    return MemoryReading(sum(sizes), len(sizes), cgroup_bytes)
+
+
+def _pss_bytes(pid: int) -> int | None:
+    try:
+        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return int(found[1]) * KIB if found else None
