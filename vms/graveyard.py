@@ -1,0 +1,55 @@
+"""Domains whose QEMU is dead and which libvirt has yet to forget.
+
+libvirt waits until process 1 has reaped a dead QEMU: at once under systemd, a second or two where
+process 1 is slow at it. Trials need not wait for that; the end of the run does.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from bench.errors import DriverUnavailable
+from vms.connection import Connection
+from vms.log import remove_log
+
+FORGET_SECONDS: Final = 10.0
+_POLL_SECONDS: Final = 0.05
+
+
+class Graveyard:
+    """Collects dead domains; ``close`` waits until libvirt has forgotten them all, and removes their logs."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._dead: dict[str, str] = {}
+
+    def add(self, uuid: str, name: str) -> None:
+        """Take in a domain whose process is dead; asking libvirt about it now would only wait with libvirt."""
+        self._dead[uuid] = name
+
+    def close(self) -> None:
+        """Wait, within limits, until libvirt has forgotten every one; idempotent."""
+        deadline = time.monotonic() + FORGET_SECONDS
+        while self._dead and time.monotonic() < deadline:
+            self._sweep()
+            if self._dead:
+                time.sleep(_POLL_SECONDS)
+        for name in self._dead.values():
+            remove_log(name)
+        self._dead.clear()
+
+    def _sweep(self) -> None:
+        for uuid, name in list(self._dead.items()):
+            if not self._is_known(uuid):
+                remove_log(name)
+                del self._dead[uuid]
+
+    def _is_known(self, uuid: str) -> bool:
+        import libvirt
+
+        try:
+            self._connection.open().lookupByUUIDString(uuid)
+        except (DriverUnavailable, libvirt.libvirtError):  # no such domain, or no libvirtd that could know it
+            return False
+        return True

@@ -1,0 +1,46 @@
+#!/bin/busybox sh
+# Process 1 of a direct guest: the root disk, the network, then the payload on the console.
+# Every applet is a fork of busybox, some milliseconds on an emulated CPU, so there are few of them.
+echo 'isomark init'
+
+fail() {
+    echo "isomark error $1"
+    leave
+}
+
+# The console's last bytes are still on their way when echo returns; setting the terminal waits for them.
+leave() {
+    stty -F /dev/ttyS0 raw -echo
+    exec poweroff -n -f
+}
+
+mount -t devtmpfs devtmpfs /dev || fail 'no /dev'
+for module in /modules/*.ko; do
+    insmod "$module" || fail "cannot load $module"
+done
+mount -a -T /etc/early || fail 'cannot mount the root disk'
+cp -a /links/. /root/dev/ && mount -a -T /etc/late || fail 'cannot prepare /dev'
+
+echo 1 >/root/proc/sys/kernel/printk          # from now on only a panic may print between the payload's lines
+echo 0 >/root/proc/sys/kernel/ctrl-alt-del    # Ctrl-Alt-Del, which the hypervisor can press, is SIGINT to process 1
+. /trial
+echo "$NAME" >/root/proc/sys/kernel/hostname
+
+ifconfig lo 127.0.0.1
+if [ -n "$ADDRESS" ]; then
+    ifconfig eth0 "$ADDRESS" netmask "$NETMASK" && route add default gw "$GATEWAY" || fail 'no network'
+fi
+[ -d /root/isomark/scratch ] || mkdir -p -m 1777 /root/isomark/scratch
+stty -F /dev/ttyS0 raw -echo
+
+payload </dev/ttyS0 >/dev/ttyS0 2>&1 &
+child=$!
+trap 'kill -TERM "$child"' INT
+# A signal ends wait early; wait also reaps whatever was left to process 1.
+while :; do
+    wait "$child"
+    status=$?
+    kill -0 "$child" 2>/dev/null || break
+done
+echo "isomark exit $status"
+leave

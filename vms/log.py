@@ -1,0 +1,27 @@
+"""What QEMU itself says: libvirt keeps its standard error in a file per domain name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+LOGS: Final = Path("/var/log/libvirt/qemu")
+_LAST_BYTES: Final = 4096
+
+
+def last_words(name: str, logs: Path = LOGS) -> list[str]:
+    """Return QEMU's own last lines about domain ``name``, at most three; none where there is no log."""
+    try:
+        data = (logs / f"{name}.log").read_bytes()[-_LAST_BYTES:]
+    except OSError:
+        return []
+    lines = data.decode("utf-8", "replace").splitlines()
+    return [line for line in lines if "qemu-system" in line and "LC_ALL" not in line and "/usr/bin/" not in line][-3:]
+
+
+def remove_log(name: str, logs: Path = LOGS) -> None:
+    """Delete the log of a domain that is gone: each trial has a name of its own, so nobody else would."""
+    try:
+        (logs / f"{name}.log").unlink(missing_ok=True)
+    except PermissionError:  # not root: libvirt's to keep
+        return
