@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from bench.channel import Channel
 from bench.driver import Launch
+from bench.memory import read_memory
 from bench.model import Kind, MemoryReading
 from runtimes import libc
 from runtimes.devices import device_tree
@@ -22,13 +23,12 @@ from runtimes.driver import SCRATCH, Prepared, SandboxDriver, choose_cpus
 from runtimes.inside import Spec
 from runtimes.instance import KILL_SECONDS, ProcessInstance
 from runtimes.members import Namespace
-from runtimes.memory import read_memory
 from runtimes.spawner import Child
 
 PARITY: Final = (
-    "native: pinned to as many CPUs as the limit says, where a container has a quota on all of them",
-    "native: the limits on memory, processes and disk are not enforced",
-    "native: shares the host's network, so a client on the host reaches it over the loopback interface",
+    "Pinned to as many CPUs as the limit says, where a container has a quota on all of them",
+    "The limits on memory, processes and disk are not enforced",
+    "Shares the host's network, so a client on the host reaches it over the loopback interface",
 )
 
 

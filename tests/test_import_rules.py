@@ -10,12 +10,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("bench", "runtimes", "vms", "reports")
-SHARED = {"bench.channel", "bench.driver", "bench.errors", "bench.journal", "bench.metrics", "bench.model",
+SHARED = {"bench.channel", "bench.driver", "bench.errors", "bench.journal", "bench.memory", "bench.metrics",
+          "bench.model",
           "bench.network", "bench.protocol", "bench.units"}  # fmt: skip
 ALLOWED = {
     "runtimes": SHARED,
     "vms": SHARED,
-    "reports": {"bench.analysis", "bench.errors", "bench.metrics", "bench.model", "bench.units"},
+    "reports": {"bench.analysis", "bench.errors", "bench.memory", "bench.metrics", "bench.model", "bench.units"},
     "bench": {"bench"},
 }
 ASSEMBLY = "bench.cli"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import select
 import signal
 from pathlib import Path
-from typing import Final
 
 from bench.errors import InstanceError
+from bench.memory import read_memory
 from bench.model import MemoryReading
-from bench.units import KIB
-
-_PSS: Final = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
 
 
 class Hypervisor:
@@ -59,12 +55,12 @@ class Hypervisor:
             InstanceError: it ended, or its memory may not be read.
         """
         try:
-            sizes = [size for pid in family(self.pid) if (size := _pss_bytes(pid)) is not None]
-        except PermissionError as error:
-            raise InstanceError("the hypervisor's memory may not be read", hint="run as root") from error
-        if not sizes or self.wait(0):
+            reading = read_memory(family(self.pid), cgroup_bytes(self.pid))
+        except (FileNotFoundError, ProcessLookupError):
+            reading = None
+        if reading is None or self.wait(0):
             raise InstanceError("the instance is gone", hint="its last console lines may say why")
-        return MemoryReading(sum(sizes), len(sizes), cgroup_bytes(self.pid))
+        return reading
 
 
 def find_hypervisors(uuid: str) -> list[int]:
@@ -107,14 +103,6 @@ def _usage(root: Path, path: str, name: str) -> int | None:
             return int(figure.read_text())
         group = group.parent
     return None
-
-
-def _pss_bytes(pid: int) -> int | None:
-    try:
-        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return int(found[1]) * KIB if found else None
 
 
 def _is_hypervisor(words: list[bytes], uuid: bytes) -> bool:

@@ -17,6 +17,9 @@ import typer
 
 from bench.errors import IsomarkError, UsageError
 
+TYPER_INTERRUPTED = 130
+"""What typer makes of a KeyboardInterrupt."""
+
 app = typer.Typer(
     name="isomark",
     help="What does it cost to run this as a virtual server rather than as a container?",
@@ -41,12 +44,14 @@ def main() -> None:
         signal.signal(number, interrupt)
     try:
         app()
+    except SystemExit as ended:
+        if ended.code != TYPER_INTERRUPTED:
+            raise
+        _say("interrupted", "")
+        sys.exit(1)
     except IsomarkError as error:
         _say(error.message, error.hint)
         sys.exit(2 if isinstance(error, UsageError) else 1)
-    except KeyboardInterrupt:
-        _say("interrupted", "")
-        sys.exit(1)
     except OSError as error:
         _say(f"the host refused: {error}", "isomark doctor looks for the usual reasons")
         sys.exit(1)

@@ -13,6 +13,7 @@ from bench.channel import Channel
 from bench.driver import Lab, Launch
 from bench.errors import HostError, InstanceError
 from bench.journal import Entry
+from bench.memory import read_memory
 from bench.model import Kind, Limits, MemoryReading
 from bench.network import Lease
 from bench.units import format_bytes
@@ -24,7 +25,6 @@ from runtimes.container.root import mounts
 from runtimes.driver import Prepared, SandboxDriver
 from runtimes.inside import Network, Spec
 from runtimes.instance import ProcessInstance
-from runtimes.memory import read_memory
 from runtimes.spawner import Child, Ended
 
 NAMESPACES: Final = (
@@ -40,9 +40,9 @@ SECURITY: Final = (
     "no device rules, no user namespace"
 )
 PARITY: Final = (
-    "container: its CPU limit is a quota on all CPUs of the host",
-    "container: less strict than Docker: no seccomp filter, no dropped capabilities",
-    "container: the limit on disk space is not enforced",
+    "Its CPU limit is a quota on all CPUs of the host",
+    "Less strict than Docker: no seccomp filter, no dropped capabilities",
+    "The limit on disk space is not enforced",
     "container: /sys/fs/cgroup is empty inside, so a payload cannot read its limits there",
 )
 

@@ -1,4 +1,4 @@
-"""What processes cost the host's memory."""
+"""What processes cost the host's memory; shared, because the figure must mean the same for every driver."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _PSS: Final = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
 def read_memory(pids: Iterable[int], cgroup_bytes: int | None) -> MemoryReading:
     """Sum the proportional set sizes of ``pids`` (proc(5), smaps_rollup).
 
-    The sandbox helper is not among them: like libvirtd, it serves all instances of its driver.
+    Helpers that serve all instances of a driver, such as the sandbox or libvirtd, are not to be among them.
 
     Raises:
-        InstanceError: none of them exists any more.
+        InstanceError: none of them exists any more, or their memory may not be read.
     """
     sizes = [size for size in map(_pss_bytes, pids) if size is not None]
     if not sizes:
@@ -33,4 +33,6 @@ def _pss_bytes(pid: int) -> int | None:
         found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
         return None
+    except PermissionError as error:
+        raise InstanceError(f"the memory of process {pid} may not be read", hint="run as root") from error
     return int(found[1]) * KIB if found else None
