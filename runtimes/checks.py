@@ -77,6 +77,7 @@ def _try_in(directory: Path, make_spec: Callable[[Path], Spec], owner: str) -> I
         for part in (*(f"tree/{point}" for point in MOUNT_POINTS), "upper", "work", "root"):
             (directory / part).mkdir(parents=True)
         child = spawner.spawn(make_spec(directory))
+        child.provide()
         try:
             child.await_pid()
             child.await_exec()

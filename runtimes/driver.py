@@ -33,12 +33,14 @@ MOUNT_POINTS: Final = ("proc", "sys", "dev", "tmp", "run", SCRATCH.lstrip("/"))
 class Prepared:
     """What the instance needs besides its ``Spec``.
 
-    ``adopt`` does from outside what is to do while the instance sets itself up, and lets it go on.
-    ``cgroups`` are descriptors to join by.
+    ``adopt`` does from outside what is to do while the instance sets itself up, and lets it go on; its last
+    argument removes the instance. ``birthplace`` is the descriptor of the version 2 cgroup to be born in,
+    ``entrances`` are those of the version 1 groups to join.
     """
 
-    adopt: Callable[[Child, Channel], ProcessInstance]
-    cgroups: Sequence[int] = ()
+    adopt: Callable[[Child, Channel, ExitStack], ProcessInstance]
+    birthplace: int | None = None
+    entrances: Sequence[int] = ()
 
 
 class SandboxDriver(ABC):
@@ -108,17 +110,32 @@ class SandboxDriver(ABC):
         self._open()
         undo = ExitStack()
         try:
-            with ExitStack() as brief:
-                self._make_directories(launch.name, undo)
-                prepared = self._prepare(launch, undo, brief)
-                child = self._spawner.spawn(self._spec(image.location, launch), prepared.cgroups)
-            channel = _own(child, undo)
-            channel.push("spawned", spawned_at)
-            instance = prepared.adopt(child, channel)
-            child.await_exec()
+            instance = self._begin(image, launch, undo, spawned_at)
         except BaseException:
             undo.close()
             raise
+        return instance
+
+    def _begin(self, image: Image, launch: Launch, undo: ExitStack, spawned_at: float) -> ProcessInstance:
+        """Ask for the instance, and make what it needs while it comes to be.
+
+        One that is born in its cgroup can only be asked for when that is there.
+        """
+        spec = self._spec(image.location, launch)
+        made = undo.enter_context(ExitStack())  # entered first, so it is undone when the instance is dead
+        with ExitStack() as brief:
+            if spec["born_in_cgroup"]:
+                prepared = self._make(launch, made, brief)
+                child = self._spawner.spawn(spec, prepared.birthplace)
+                channel = _own(child, undo)
+            else:
+                child = self._spawner.spawn(spec)
+                channel = _own(child, undo)
+                prepared = self._make(launch, made, brief)
+            child.provide(prepared.entrances)
+        channel.push("spawned", spawned_at)
+        instance = prepared.adopt(child, channel, undo)
+        child.await_exec()
         return instance
 
     def preview(self, launch: Launch) -> str:
@@ -140,10 +157,14 @@ class SandboxDriver(ABC):
 
     @abstractmethod
     def _prepare(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> Prepared:
-        """Make what the instance needs before it exists.
+        """Make what the instance needs besides its directories.
 
-        ``undo`` removes what was made when the instance is; ``brief`` ends when it has been asked for.
+        ``undo`` removes what was made when the instance is; ``brief`` ends when it has been provided for.
         """
+
+    def _make(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> Prepared:
+        self._make_directories(launch.name, undo)
+        return self._prepare(launch, undo, brief)
 
     def _open(self) -> None:
         if self._entry is None:

@@ -14,6 +14,8 @@ from typing import Any, Final, NoReturn, TypedDict
 from runtimes import interface, libc, mounts
 
 GO: Final = b"go"
+MAX_ENTRANCES: Final = 16
+"""More hierarchies than cgroup version 1 has controllers."""
 
 
 class Network(TypedDict):
@@ -29,9 +31,9 @@ class Spec(TypedDict):
 
     ``namespaces`` are CLONE_NEW* flags. ``root`` is ``["bind", tree, recursive]`` or ``["overlay",
     lower, upper, work, target]``. ``map_user`` is the outer user and group to become root, in a user
-    namespace. The first cgroup descriptor is the directory of a version 2 group if ``born_in_cgroup``; the
-    others are the ``tasks`` files of version 1. With ``wait`` the instance executes nothing before the driver
-    says so. An empty ``command`` proves the set-up and exits 0. ``trace`` asks for the time of each step.
+    namespace. With ``born_in_cgroup`` a further descriptor is the directory of a version 2 group. With
+    ``wait`` the instance executes nothing before the driver says so. An empty ``command`` proves the set-up
+    and exits 0. ``trace`` asks for the time of each step.
     """
 
     command: list[str]
@@ -64,12 +66,12 @@ class _Steps:
             self.times.append((step, time.monotonic()))
 
 
-def become(spec: Spec, console: list[int], setup: socket.socket, cgroups: list[int], alive: int) -> NoReturn:
+def become(spec: Spec, console: list[int], setup: socket.socket, alive: int) -> NoReturn:
     """Become the instance; never returns to the caller's loop, whatever happens."""
     steps = _Steps(trace=spec["trace"])
     try:
         _tie(alive, steps)
-        _join(cgroups, steps)
+        _join(setup, steps)
         _set_up(spec, setup, steps)
         _attach(console)
         steps.begin(f"run {spec['command'][0]}" if spec["command"] else "end")
@@ -91,14 +93,18 @@ def _tie(alive: int, steps: _Steps) -> None:
     os.setsid()
 
 
-def _join(cgroups: list[int], steps: _Steps) -> None:
-    """Enter version 1 cgroups by their ``tasks`` files.
+def _join(setup: socket.socket, steps: _Steps) -> None:
+    """Wait until the driver has made what is needed; enter version 1 cgroups by the ``tasks`` files it hands over.
 
     A single thread that moves itself this way spares the kernel the lock over all thread groups, whose first
     taker waits for a grace period: 0.06 ms instead of 7 (Linux 5.3, "cgroup: optimize single thread migration").
     """
+    steps.begin("wait for its directories and cgroups")
+    word, fds, _, _ = socket.recv_fds(setup, len(GO), MAX_ENTRANCES, socket.MSG_CMSG_CLOEXEC)
+    if word != GO:
+        os._exit(127)
     steps.begin("join its cgroups")
-    for fd in cgroups:
+    for fd in fds:
         os.write(fd, b"0")
 
 

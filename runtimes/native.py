@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -72,10 +71,10 @@ class NativeDriver(SandboxDriver):
             "trace": self._trace,
         }
 
-    def _prepare(self, _launch: Launch, undo: ExitStack, _brief: ExitStack) -> Prepared:
-        return Prepared(partial(self._adopt, undo))
+    def _prepare(self, _launch: Launch, _undo: ExitStack, _brief: ExitStack) -> Prepared:
+        return Prepared(self._adopt)
 
-    def _adopt(self, undo: ExitStack, child: Child, channel: Channel) -> ProcessInstance:
+    def _adopt(self, child: Child, channel: Channel, undo: ExitStack) -> ProcessInstance:
         child.await_pid()
         try:
             namespace = Namespace(child.pid, "mnt")

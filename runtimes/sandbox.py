@@ -7,9 +7,10 @@ socket closes and every instance is killed; when the sandbox itself dies, the ke
 instance's first process.
 
 A request is one message: a ``Spec`` as JSON with descriptors: standard input, standard output, a pipe
-for the end, a socket for the set-up, then those of the cgroups to join. Over the set-up socket the driver
-gets ``{"pid": …}`` with a pidfd, then ``{"ready": [[step, monotonic seconds], …]}`` or ``{"error": …}``, then
-the end of file at exec. Over the pipe for the end it gets ``{"status": …, "at_seconds": …}``.
+for the end, a socket for the set-up, and where it applies the cgroup to be born in. Over the set-up socket
+the driver gets ``{"pid": …}`` with a pidfd, sends the entrances of the cgroups to join, and gets
+``{"ready": [[step, monotonic seconds], …]}`` or ``{"error": …}``, then the end of file at exec. Over the pipe
+for the end it gets ``{"status": …, "at_seconds": …}``.
 """
 
 from __future__ import annotations
@@ -104,8 +105,8 @@ class Sandbox:
         if not request:
             return False
         spec: Spec = json.loads(request)
-        console, status, setup, cgroups = fds[:2], fds[2], socket.socket(fileno=fds[3]), fds[4:]
-        birthplace = cgroups.pop(0) if spec["born_in_cgroup"] else None
+        console, status, setup = fds[:2], fds[2], socket.socket(fileno=fds[3])
+        birthplace = fds[4] if spec["born_in_cgroup"] else None
         with setup:
             try:
                 pid, pidfd = libc.clone3(spec["namespaces"] & ~libc.CLONE_NEWCGROUP, signal.SIGCHLD, birthplace)
@@ -115,10 +116,10 @@ class Sandbox:
             else:
                 if pid == 0:
                     self._leave()
-                    become(spec, console, setup, cgroups, self._alive[0])
+                    become(spec, console, setup, self._alive[0])
                 bare = not spec["namespaces"] & libc.CLONE_NEWPID
                 self._started(_Running(pid, pidfd, status, _hold(pid) if bare else None), setup)
-        for fd in (*console, *cgroups, *([] if birthplace is None else [birthplace])):
+        for fd in (*console, *fds[4:]):
             os.close(fd)
         return True
 

@@ -92,6 +92,13 @@ class Child:
             if not heard:
                 raise InstanceError("the sandbox ended", hint="the kernel's log may say why (dmesg)")
 
+    def provide(self, entrances: Sequence[int] = ()) -> None:
+        """Tell it that its directories and cgroups are there; ``entrances`` are ``tasks`` files to join by."""
+        try:
+            socket.send_fds(self._setup, [GO], entrances, socket.MSG_NOSIGNAL)
+        except BrokenPipeError:  # it has failed already; await_exec says why
+            return
+
     def release(self) -> None:
         """Let a ``wait``ing instance go on."""
         try:
@@ -215,10 +222,11 @@ class Spawner:
                 raise HostError(f"cannot start {sys.executable}: {error.strerror}") from error
         self._control = ours
 
-    def spawn(self, spec: Spec, cgroups: Sequence[int] = ()) -> Child:
+    def spawn(self, spec: Spec, birthplace: int | None = None) -> Child:
         """Ask for an instance and return at once: it does not exist before ``await_pid``.
 
-        ``cgroups`` are the descriptors that ``Spec`` speaks of; they stay the caller's.
+        It does nothing before it is provided for. ``birthplace`` is the descriptor that ``Spec`` speaks of; it stays
+        the caller's.
 
         Raises:
             InstanceError: the request cannot be made.
@@ -227,6 +235,7 @@ class Spawner:
         self.open()
         assert self._control is not None
         request = json.dumps(spec).encode()
+        born = [] if birthplace is None else [birthplace]
         if len(request) > MAX_REQUEST_BYTES:
             raise InstanceError(
                 "the command and environment are too long", hint=f"at most {MAX_REQUEST_BYTES >> 10} KiB"
@@ -234,7 +243,7 @@ class Spawner:
         with ExitStack() as undo, ExitStack() as theirs:
             try:
                 child, fds = _descriptors(undo, theirs)
-                socket.send_fds(self._control, [request], [*fds, *cgroups], socket.MSG_NOSIGNAL)
+                socket.send_fds(self._control, [request], [*fds, *born], socket.MSG_NOSIGNAL)
             except ConnectionError as error:
                 raise InstanceError("the sandbox ended", hint="the next start makes a new one") from error
             except OSError as error:

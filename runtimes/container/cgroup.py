@@ -46,19 +46,16 @@ class Group:
         self._v2 = {name for name in REQUIRED if _held_by(layout, name) == 2}
         self._limit(limits)
 
-    def open_entrances(self, stack: ExitStack) -> list[int]:
+    def open_entrances(self, stack: ExitStack) -> tuple[int | None, list[int]]:
         """Descriptors by which a new process gets into the group, open as long as ``stack`` is.
 
-        The first is the directory of the version 2 group if the layout uses one, to be born in (clone3(2),
-        CLONE_INTO_CGROUP); the others are ``tasks`` files of version 1, to write ``0`` to.
+        First the directory of the version 2 group if the layout uses one, to be born in (clone3(2),
+        CLONE_INTO_CGROUP); then the ``tasks`` files of version 1, to write ``0`` to.
         """
         v2 = list(dict.fromkeys(self._paths[controller] for controller in REQUIRED if controller in self._v2))
         v1 = [path / "tasks" for path in self._directories if path not in v2]
-        fds = [os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) for path in v2]
-        fds += [os.open(path, os.O_WRONLY | os.O_CLOEXEC) for path in v1]
-        for fd in fds:
-            stack.callback(os.close, fd)
-        return fds
+        born = [_opened(stack, path, os.O_PATH | os.O_DIRECTORY) for path in v2]
+        return (born[0] if born else None), [_opened(stack, path, os.O_WRONLY) for path in v1]
 
     def members(self) -> list[int]:
         """The processes in it and in the groups below, as the host numbers them."""
@@ -116,6 +113,12 @@ class Group:
             if (memory / name).exists():
                 _write(memory / name, value)
                 return
+
+
+def _opened(stack: ExitStack, path: Path, flags: int) -> int:
+    fd = os.open(path, flags | os.O_CLOEXEC)
+    stack.callback(os.close, fd)
+    return fd
 
 
 def remove(what: Mapping[str, str], root: Path = Path("/")) -> None:

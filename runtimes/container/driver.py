@@ -112,9 +112,10 @@ class ContainerDriver(SandboxDriver):
         name = f"{self._lab.journal.owner.id}/{launch.name}"
         undo.callback(cgroup.remove_group, self._layout, name)
         group = Group(self._layout, name, launch.limits)
-        return Prepared(partial(self._adopt, group, launch, undo), group.open_entrances(brief))
+        birthplace, entrances = group.open_entrances(brief)
+        return Prepared(partial(self._adopt, group, launch), birthplace, entrances)
 
-    def _adopt(self, group: Group, launch: Launch, undo: ExitStack, child: Child, channel: Channel) -> ProcessInstance:
+    def _adopt(self, group: Group, launch: Launch, child: Child, channel: Channel, undo: ExitStack) -> ProcessInstance:
         child.await_pid()
         if launch.lease is not None:
             self._connect(launch.lease, child)

@@ -112,7 +112,9 @@ def test_a_hybrid_host_may_split_the_controllers(host: FakeHost) -> None:
     host.write("sys/fs/cgroup/cpu/isomark/o/n/tasks", "")
     host.write("sys/fs/cgroup/memory/isomark/o/n/tasks", "")
     with ExitStack() as stack:
-        opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in group.open_entrances(stack)]
+        birthplace, entrances = group.open_entrances(stack)
+        assert birthplace is not None
+        opened = [os.readlink(f"/proc/self/fd/{fd}") for fd in (birthplace, *entrances)]
     assert [path.removeprefix(f"{host.root}/sys/fs/cgroup/") for path in opened] == [
         "unified/isomark/o/n", "cpu/isomark/o/n/tasks", "memory/isomark/o/n/tasks",
     ]  # fmt: skip
