@@ -20,7 +20,8 @@ from bench.model import Event, EventName, Line
 
 MAX_LINE_BYTES: Final = 4096
 MAX_TOTAL_BYTES: Final = 16 * 1024**2
-TAIL_LINES: Final = 40
+TAIL_LINES: Final = 80
+"""A kernel panic with its trace is about 50, and its reason is the first of them."""
 
 _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
