@@ -7,14 +7,20 @@ from pathlib import Path
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
+from synthetic_result import synthetic_result
 
 from bench import protocol
+from bench.analysis import analyse
 from bench.channel import Channel
 from bench.journal import Journal
 from bench.model import Case, Outcome, OutcomeKind, Sample, Trial
+from bench.result import Header
 from bench.schedule import schedule
 from bench.store import ResultWriter
 from bench.suite import find_suite
+from reports import html
+from vms.domain import Domain, domain_xml
+from vms.schema import SCHEMA, validate
 
 CASES = [Case(f"workload-{number}", driver) for number in range(5) for driver in ("native", "container", "qemu")]
 
@@ -54,15 +60,34 @@ def test_read_a_suite(benchmark: BenchmarkFixture) -> None:
     assert benchmark(find_suite, "quick").name == "quick"
 
 
-def test_append_a_trial_durably(benchmark: BenchmarkFixture, tmp_path: Path, synthetic_header: object) -> None:
+def test_append_a_trial_durably(benchmark: BenchmarkFixture, tmp_path: Path, synthetic_header: Header) -> None:
     samples = tuple(Sample("cpu_events_per_second", 1000.0 + number, number) for number in range(10))
     trial = Trial(0, 0, CASES[0], Outcome(OutcomeKind.OK), "sha256:0", samples=samples)
-    with ResultWriter.create(tmp_path / "result", synthetic_header) as writer:  # type: ignore[arg-type]
+    with ResultWriter.create(tmp_path / "result", synthetic_header) as writer:
         benchmark(writer.append, trial)
 
 
-@pytest.fixture
-def synthetic_header() -> object:
-    from synthetic_result import synthetic_result
+def test_analyse_a_result(benchmark: BenchmarkFixture) -> None:
+    result = synthetic_result()
+    assert benchmark(analyse, result).drivers
 
+
+def test_render_the_report(benchmark: BenchmarkFixture) -> None:
+    analysis = analyse(synthetic_result())
+    assert benchmark.pedantic(html.render, [analysis], rounds=5, warmup_rounds=1).startswith("<!DOCTYPE html>")
+
+
+def test_write_and_validate_a_domain(benchmark: BenchmarkFixture) -> None:
+    if not SCHEMA.exists():
+        pytest.skip(f"{SCHEMA} is not installed")
+    here = Path("/s")
+    domain = Domain(
+        accelerator="qemu", name="iso-x-1", uuid="00000000-0000-4000-8000-000000000001", owner="0badcafe", cpus=1,
+        memory_bytes=2**29, kernel=here, initrd=here, disk=here, backing=here, console=here, nic=None,
+    )  # fmt: skip
+    benchmark(lambda: validate(domain_xml(domain)))
+
+
+@pytest.fixture
+def synthetic_header() -> Header:
     return synthetic_result().header
