@@ -74,7 +74,7 @@ def test_analyse_a_result(benchmark: BenchmarkFixture) -> None:
 
 def test_render_the_report(benchmark: BenchmarkFixture) -> None:
     analysis = analyse(synthetic_result())
-    assert benchmark.pedantic(html.render, [analysis], rounds=5, warmup_rounds=1).startswith("<!DOCTYPE html>")
+    assert benchmark.pedantic(html.render, [analysis], rounds=5, warmup_rounds=1).startswith("<!doctype html>")
 
 
 def test_write_and_validate_a_domain(benchmark: BenchmarkFixture) -> None:
