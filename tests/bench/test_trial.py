@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +15,7 @@ from bench.driver import Driver, Lab
 from bench.drivers import load_driver
 from bench.errors import DriverUnavailable
 from bench.lab import open_lab
-from bench.model import Case, Image, Limits, OutcomeKind, Trial, Workload
+from bench.model import Case, Image, Limits, OutcomeKind, Trial, Workload, WorkloadImage
 from bench.result import Slot
 from bench.state import state_directory
 from bench.trial import Plan, conduct_trial
@@ -134,9 +137,30 @@ def test_a_bad_payload_is_a_failed_trial_with_its_reason_and_tail(
 def test_an_image_that_is_gone_is_a_failed_trial(
     workloads: dict[str, Workload], driver: Driver, image: Image, lab: Lab, tmp_path: Path
 ) -> None:
-    import dataclasses
-
     gone = dataclasses.replace(image, location=tmp_path / "none")
     trial = conduct("good", workloads, driver, gone, lab)
     assert trial.outcome.kind is OutcomeKind.FAILED
     assert "none" in trial.outcome.reason
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a full file system needs root")
+def test_a_full_disk_is_a_failed_trial_and_leaves_nothing_owned(
+    workloads: dict[str, Workload], driver: Driver, image: Image, lab: Lab, tmp_path: Path
+) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=2", "isomark-test", str(tmp_path)], check=True)
+    try:
+        full = dataclasses.replace(lab, scratch=tmp_path)
+        cramped = load_driver(driver.name, full)
+        cramped.build(_workload_image(image))
+        trial = conduct("good", workloads, cramped, image, full)
+        cramped.close()
+        assert trial.outcome.kind is OutcomeKind.FAILED
+        assert "No space left on device" in trial.outcome.reason
+        assert trial.outcome.hint
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def _workload_image(image: Image) -> WorkloadImage:
+    return WorkloadImage("", image.digest, image.location, image.location, 0, 0, 0)
