@@ -87,7 +87,9 @@ def fingerprint(root: Path, *, owners: bool = True) -> dict[str, tuple[object, .
     """Everything that can be seen of a tree: type, mode, owner, time, size, links, device, xattrs, content."""
     found: dict[str, tuple[object, ...]] = {}
     names: dict[int, str] = {}
-    for path in [root, *sorted(root.rglob("*"))]:
+    # os.walk, because rglob follows every link to ask what it is, and some of these are longer than a path may be
+    below = [Path(folder, name) for folder, folders, files in os.walk(root) for name in (*folders, *files)]
+    for path in [root, *sorted(below)]:
         status = path.lstat()
         relative = str(path.relative_to(root))
         first = names.setdefault(status.st_ino, relative)
