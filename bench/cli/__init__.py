@@ -26,6 +26,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # the framed help costs 70 ms of imports
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -78,7 +79,11 @@ def _list(text: str | None) -> list[str] | None:
 def doctor(
     strict: Annotated[bool, typer.Option("--strict", help="Exit 1 if there is any problem.")] = False,
 ) -> None:
-    """Look for what keeps drivers from running or makes figures doubtful, each with its remedy."""
+    """Say what is wrong with this host, and the remedy.
+
+    It looks for what keeps drivers from running and for what makes figures doubtful. The first time it boots a
+    kernel to prove KVM, at most 20 s.
+    """
     from bench.cli import show
 
     problems = show.doctor()
@@ -88,7 +93,7 @@ def doctor(
 
 @app.command()
 def drivers() -> None:
-    """List the drivers, and whether this host can run them."""
+    """List the drivers, and whether they run here."""
     from bench.cli import show
 
     show.drivers()
@@ -96,7 +101,7 @@ def drivers() -> None:
 
 @app.command()
 def workloads() -> None:
-    """List the workloads with their metrics, and the suites."""
+    """List the workloads, their metrics, the suites."""
     from bench.cli import show
 
     show.workloads()
@@ -113,7 +118,10 @@ def run(
     resume: Annotated[Path | None, typer.Option(help="Finish the run that left this result folder.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print schedule and requests, start nothing.")] = False,
 ) -> None:
-    """Run a suite: the same image under each driver, measured, and written to a report."""
+    """Run a suite and write its report.
+
+    The same image is started under each driver, measured and destroyed, in randomised blocks.
+    """
     from bench.cli import running
 
     if (suite is None) == (resume is None):
@@ -135,7 +143,10 @@ def report(
     result: Annotated[Path, typer.Argument(help="A result folder.")],
     out: Annotated[Path | None, typer.Option(help="Where to write; the result folder by default.")] = None,
 ) -> None:
-    """Write report.html, report.md, samples.csv and summary.csv for a result."""
+    """Write the report of a result again.
+
+    That is report.html, report.md, samples.csv and summary.csv; the same result gives the same bytes.
+    """
     from bench.cli import running
 
     running.report(result, out or result)
@@ -143,7 +154,10 @@ def report(
 
 @app.command()
 def clean() -> None:
-    """Remove what killed runs left: processes, cgroups, mounts, namespaces, domains, disks."""
+    """Remove what killed runs left on this host.
+
+    Processes, cgroups, mounts, namespaces, domains and disks, from the journals of runs that are dead.
+    """
     from bench.cli import show
 
     if show.clean():
