@@ -34,14 +34,21 @@ def decompress(data: bytes) -> bytes:
         if data.startswith(b"BZh"):
             return bz2.BZ2Decompressor().decompress(data)
         if data.startswith(_ZSTD):
-            import zstandard
-
-            return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+            return _zstd(data)
         if data.startswith(_LZ4_LEGACY):
             return _lz4(data)
     except (zlib.error, lzma.LZMAError, OSError, ValueError) as error:
         raise HostError(f"cannot decompress: {error}", hint="script/bootstrap unpacks the guest kernel anew") from error
     raise HostError(f"unknown compression {data[:6].hex()}", hint="isomark reads what Linux can be built with")
+
+
+def _zstd(data: bytes) -> bytes:
+    import zstandard
+
+    try:
+        return zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    except zstandard.ZstdError as error:
+        raise ValueError(str(error)) from error
 
 
 def _lz4(data: bytes) -> bytes:
