@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench.driver import Lab
+from bench.errors import DriverUnavailable
 from bench.journal import Journal
 from bench.lab import open_lab
 from bench.state import state_directory
+from vms.kernel import GuestKernel, find_kernel
 
 REQUIRED = frozenset(filter(None, os.environ.get("ISOMARK_REQUIRE", "").split(",")))
 """Drivers that may not skip: what .ci/run promises to have tested."""
@@ -28,6 +30,16 @@ def lab() -> Iterator[Lab]:
 def journal(tmp_path: Path) -> Iterator[Journal]:
     with Journal(tmp_path / "owned") as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def kernel() -> GuestKernel:
+    """The kernel that guests boot."""
+    try:
+        return find_kernel(state_directory())
+    except DriverUnavailable as error:
+        skip_or_fail("qemu", error.message)
+        raise
 
 
 def skip_or_fail(driver: str, reason: str) -> None:

@@ -4,7 +4,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,22 +11,12 @@ from bench.driver import Launch
 from bench.errors import DriverUnavailable, InstanceError
 from bench.model import Limits
 from bench.network import example_lease
-from bench.state import state_directory
 from vms import cpio
 from vms.initramfs import base_archive, find_busybox, trial_script
 from vms.kernel import GuestKernel, find_kernel
 from vms.modules import dependencies, load_order
 
 words = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
-
-
-@pytest.fixture(scope="module")
-def kernel() -> GuestKernel:
-    try:
-        return find_kernel(state_directory())
-    except DriverUnavailable as error:
-        skip_or_fail("qemu", error.message)
-        raise
 
 
 def launch(*command: str, **environment: str) -> Launch:

@@ -14,12 +14,11 @@ import zstandard
 from conftest import skip_or_fail
 
 from bench.errors import DriverUnavailable, HostError
-from bench.state import state_directory
 from vms.decompress import decompress
 from vms.elf import is_static, section
 from vms.host import missing_programs
 from vms.initramfs import find_busybox
-from vms.kernel import GuestKernel, find_kernel
+from vms.kernel import GuestKernel
 from vms.vmlinux import extract_vmlinux, has_pvh_entry
 
 DATA = b"\x7fELF" + bytes(range(256)) * 400
@@ -48,15 +47,6 @@ def bz_image(payload: bytes) -> bytes:
     head[0x1F1], head[0x202:0x206] = 4, b"HdrS"
     struct.pack_into("<II", head, 0x248, 64, len(payload))
     return bytes(head) + bytes(64) + payload + b"more"
-
-
-@pytest.fixture(scope="module")
-def kernel() -> GuestKernel:
-    try:
-        return find_kernel(state_directory())
-    except DriverUnavailable as error:
-        skip_or_fail("qemu", error.message)
-        raise
 
 
 @pytest.mark.parametrize("form", COMPRESSORS)
