@@ -77,11 +77,13 @@ Progress = Callable[[str], None]
 
 
 @contextmanager
-def debian_tree(packages: Sequence[str], work: Path, journal: Journal, progress: Progress) -> Iterator[Iterator[bytes]]:
+def debian_tree(
+    packages: Sequence[str], work: Path, journal: Journal, progress: Progress, *, finish: str = FINISH
+) -> Iterator[Iterator[bytes]]:
     """Make a tree of Debian's essential packages and ``packages``; the block gets it as pieces of a tar.
 
     It is made under the existing directory ``work``. Leaving the block early ends mmdebstrap.
-    ``progress`` is called from a thread of its own.
+    ``progress`` is called from a thread of its own; ``finish`` is run with the tree as its argument when all is there.
 
     Raises:
         ImageError: mmdebstrap is missing or failed; its last lines are in the message.
@@ -93,7 +95,7 @@ def debian_tree(packages: Sequence[str], work: Path, journal: Journal, progress:
     owned = journal.own("directory", path=str(directory))
     try:
         (directory / "tree").mkdir(parents=True)
-        with _running(_command(packages, directory), directory, journal, progress) as output:
+        with _running(_command(packages, directory, finish), directory, journal, progress) as output:
             yield output.chunks()
     finally:
         _remove(directory)
@@ -172,7 +174,7 @@ def _running(command: Sequence[str], directory: Path, journal: Journal, progress
         journal.gone(owned)
 
 
-def _command(packages: Sequence[str], directory: Path) -> list[str]:
+def _command(packages: Sequence[str], directory: Path, script: str) -> list[str]:
     """Write what mmdebstrap shall read into ``directory`` and return its command."""
     mirrors = []
     for suffix, text in apt.sources().items():
@@ -182,7 +184,7 @@ def _command(packages: Sequence[str], directory: Path) -> list[str]:
     (directory / "apt.conf").write_text(apt.settings())
     (directory / "dpkg.cfg").write_text(DPKG_CONFIG)
     finish = directory / "finish"
-    finish.write_text(FINISH)
+    finish.write_text(script)
     finish.chmod(0o755)
     upload = [
         f"--setup-hook=upload {shlex.quote(str(directory / name))} {target}"

@@ -6,30 +6,34 @@ A layer is hostile until its last byte was seen: nothing here holds more of it t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
-from typing import IO, Final, NoReturn, cast
-
-from isal import isal_zlib
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
+from typing import NoReturn
 
 from bench.errors import ImageError
 from bench.units import format_bytes
+from runtimes.oci.ahead import ahead
+from runtimes.oci.compression import decompress
+from runtimes.oci.names import DAMAGED
 
-CHUNK_BYTES: Final = 1024**2
-_GZIP_MAGIC: Final = b"\x1f\x8b"
-_CORRUPT: Final[type[Exception]] = isal_zlib.error  # type: ignore[assignment]  # its stub says an instance
-_ZSTD_MAX_WINDOW: Final = 128 * 1024**2
-"""What zstd itself allows by default (ZSTD_WINDOWLOG_LIMIT_DEFAULT): memory a frame may make us hold."""
+__all__ = ["LayerStream", "decompress", "open_layer"]
 
 
 class LayerStream:
     """The uncompressed tar of a layer; reading stops at ``budget_bytes``."""
 
-    def __init__(self, chunks: Iterable[bytes], budget_bytes: int) -> None:
-        self._chunks = iter(chunks)
+    def __init__(
+        self, chunks: Iterable[bytes], budget_bytes: int, *, algorithm: str = "sha256", threaded: bool = False
+    ) -> None:
+        """Read ``chunks``; with ``threaded`` a thread does so and hashes them, until ``close``."""
+        self._hash = hashlib.new(algorithm)
+        self._algorithm = algorithm
+        hashed = self._hashing(chunks)
+        self._chunks = ahead(hashed) if threaded else hashed
         self._left = budget_bytes
         self._budget = budget_bytes
-        self._hash = hashlib.sha256()
-        self._current = memoryview(b"")
+        self._chunk = b""
+        self._at = 0
 
     def read(self, size: int) -> bytes:
         """Return exactly ``size`` bytes; for headers.
@@ -37,37 +41,66 @@ class LayerStream:
         Raises:
             ImageError: the layer ends before, is corrupt, or the budget is used up.
         """
-        if len(self._current) >= size:
-            piece, self._current = self._current[:size], self._current[size:]
-            return bytes(piece)
+        end = self._at + size
+        if end <= len(self._chunk):
+            data = self._chunk[self._at : end]
+            self._at = end
+            return data
         return b"".join(self.pieces(size))
 
     def pieces(self, size: int) -> Iterator[memoryview]:
         """Yield the next ``size`` bytes as they come. Raises as ``read`` does."""
         self.demand(size)
         while size:
-            if not self._current and not self._advance():
-                raise ImageError("a layer ends in the middle of an entry", hint=_DAMAGED)
-            piece = self._current[:size]
-            self._current = self._current[len(piece) :]
+            if self.at_end():
+                raise ImageError("a layer ends in the middle of an entry", hint=DAMAGED)
+            piece = memoryview(self._chunk)[self._at : self._at + size]
+            self._at += len(piece)
             size -= len(piece)
             yield piece
 
+    def skip(self, size: int) -> None:
+        """Pass over ``size`` bytes. Raises as ``read`` does."""
+        if self._at + size <= len(self._chunk):
+            self._at += size
+        else:
+            for _ in self.pieces(size):
+                pass
+
+    def at_end(self) -> bool:
+        """Whether nothing is left to read. Raises as ``read`` does."""
+        return self._at >= len(self._chunk) and not self._advance()
+
     def demand(self, size: int) -> None:
         """Refuse a claim of ``size`` further bytes at once if the budget cannot hold them."""
-        if size > self._left + len(self._current):
+        if size > self._left + len(self._chunk) - self._at:
             self._exceeded()
+
+    def charge(self, size: int) -> None:
+        """Count ``size`` bytes that the layer unpacks to without holding them: the holes of a sparse file."""
+        if size > self._left:
+            self._exceeded()
+        self._left -= size
 
     def finish(self) -> str:
         """Read what is left and return the digest of all that was read: the layer's diff_id."""
         while self._advance():
             pass
-        return f"sha256:{self._hash.hexdigest()}"
+        return f"{self._algorithm}:{self._hash.hexdigest()}"
+
+    def close(self) -> None:
+        """End the threads, if any; what was not read is lost."""
+        self._chunks.close()
 
     @property
     def consumed(self) -> int:
-        """How many bytes were handed out."""
-        return self._budget - self._left - len(self._current)
+        """How much of the budget was used, without what was read ahead."""
+        return self._budget - self._left - (len(self._chunk) - self._at)
+
+    def _hashing(self, chunks: Iterable[bytes]) -> Generator[bytes, None, None]:
+        for chunk in chunks:
+            self._hash.update(chunk)
+            yield chunk
 
     def _advance(self) -> bool:
         for chunk in self._chunks:
@@ -76,10 +109,9 @@ class LayerStream:
             if len(chunk) > self._left:
                 self._exceeded()
             self._left -= len(chunk)
-            self._hash.update(chunk)
-            self._current = memoryview(chunk)
+            self._chunk, self._at = chunk, 0
             return True
-        self._current = memoryview(b"")
+        self._chunk, self._at = b"", 0
         return False
 
     def _exceeded(self) -> NoReturn:
@@ -89,78 +121,13 @@ class LayerStream:
         )
 
 
-def decompress(blob: Iterable[bytes], compression: str) -> Iterator[bytes]:
-    """Yield what ``blob`` holds, in pieces of at most 1 MiB, so that a bomb cannot fill memory.
-
-    ``compression`` is one of ``descriptor.COMPRESSIONS``' values.
-
-    Raises:
-        ImageError: the bytes are not of that compression, are corrupt, or end too early.
-    """
-    if compression == "gzip":
-        return _gunzip(blob)
-    if compression == "zstd":
-        return _unzstd(blob)
-    return iter(blob)
-
-
-def _gunzip(blob: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 1952: one or more members."""
-    inflate = None
-    for chunk in blob:
-        data = chunk
-        while data:
-            if inflate is None:
-                if not _GZIP_MAGIC.startswith(data[:2]):
-                    raise ImageError("a layer said to be gzip is not", hint=_DAMAGED)
-                inflate = isal_zlib.decompressobj(wbits=31)
-            try:
-                yield inflate.decompress(data, CHUNK_BYTES)
-            except _CORRUPT as error:
-                raise ImageError(f"a gzip layer is corrupt: {error}", hint=_DAMAGED) from error
-            data = inflate.unconsumed_tail
-            if inflate.eof:
-                data, inflate = inflate.unused_data, None
-    if inflate is not None:
-        yield from _drain(inflate)
-
-
-def _drain(inflate: isal_zlib.Decompress) -> Iterator[bytes]:
-    while not inflate.eof:
-        try:
-            piece = inflate.decompress(b"", CHUNK_BYTES)
-        except _CORRUPT as error:
-            raise ImageError(f"a gzip layer is corrupt: {error}", hint=_DAMAGED) from error
-        if not piece:
-            raise ImageError("a gzip layer ends too early", hint=_DAMAGED)
-        yield piece
-
-
-def _unzstd(blob: Iterable[bytes]) -> Iterator[bytes]:
-    """RFC 8878: one or more frames."""
-    import zstandard
-
-    reader = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW).stream_reader(
-        cast("IO[bytes]", _Readable(blob)), read_across_frames=True, closefd=False
-    )
-    try:
-        while piece := reader.read(CHUNK_BYTES):
-            yield piece
-    except zstandard.ZstdError as error:
-        raise ImageError(f"a zstd layer is corrupt: {error}", hint=_DAMAGED) from error
-
-
-class _Readable:
-    """Gives an iterable of chunks the ``read`` that zstandard asks for."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = b""
-
-    def read(self, size: int) -> bytes:
-        data = self._rest or next(self._chunks, b"")
-        self._rest = data[size:]
-        return data[:size]
-
-
-_DAMAGED: Final = "the image is damaged or malicious; fetch or build it again"
+@contextmanager
+def open_layer(
+    blob: Iterable[bytes], compression: str, budget_bytes: int, algorithm: str = "sha256"
+) -> Iterator[LayerStream]:
+    """Read the layer in ``blob`` with two threads: one decompresses, one hashes; both end with the block."""
+    with (
+        closing(ahead(decompress(blob, compression))) as chunks,
+        closing(LayerStream(chunks, budget_bytes, algorithm=algorithm, threaded=True)) as stream,
+    ):
+        yield stream

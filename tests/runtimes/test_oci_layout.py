@@ -167,6 +167,18 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         Layout(tmp_path / "images")
 
 
+@pytest.mark.parametrize("name", ["oci-layout", "index.json"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_store_without_an_index_that_can_be_read_says_what_would_help(
+    tmp_path: Path, name: str, content: str
+) -> None:
+    Layout(tmp_path / "images")
+    (tmp_path / "images" / name).write_text(content)
+    with pytest.raises(ImageError) as caught:
+        Layout(tmp_path / "images").references()
+    assert "move it away" in caught.value.hint or "ISOMARK_STATE" in caught.value.hint
+
+
 def test_a_store_that_cannot_be_made_says_what_would_help() -> None:
     with pytest.raises(ImageError) as caught:
         Layout(Path("/proc/isomark"))

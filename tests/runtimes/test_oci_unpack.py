@@ -199,7 +199,8 @@ def _as_nobody(work: Callable[[], dict[str, object]]) -> dict[str, object]:
     with os.fdopen(read_end) as pipe:
         text = pipe.read()
     assert os.waitpid(child, 0)[1] == 0
-    return json.loads(text)
+    found: dict[str, object] = json.loads(text)
+    return found
 
 
 @as_root
