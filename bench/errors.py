@@ -17,7 +17,9 @@ Only the command line prints them and exits.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class IsomarkError(Exception):

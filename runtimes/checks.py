@@ -6,20 +6,18 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any
 
 from bench.driver import Finding, Severity
 from bench.errors import HostError, InstanceError
 from bench.journal import Journal
-from runtimes import libc
+from bench.state import journal_directory
+from runtimes import birth, libc
 from runtimes.container.hierarchy import REQUIRED, detect
 from runtimes.driver import MOUNT_POINTS
-from runtimes.inside import Spec
 from runtimes.instance import remove_tree
 from runtimes.spawner import Spawner
-
-JOURNALS: Final = "owned"
-"""Where ``isomark clean`` looks for journals below the state directory (bench.state)."""
+from runtimes.spec import Spec
 
 
 def findings(state: Path) -> list[Finding]:
@@ -65,7 +63,7 @@ def _try(state: Path, make_spec: Callable[[Path], Spec]) -> InstanceError | Host
     """Set up an instance of nothing in a directory below ``state``, and return what prevented it."""
     directory = state / f"check-{secrets.token_hex(4)}"
     try:
-        with Journal(state / JOURNALS) as journal, journal.owning("directory", path=str(directory)):
+        with Journal(journal_directory(state)) as journal, journal.owning("directory", path=str(directory)):
             return _try_in(directory, make_spec, journal.owner.id)
     except HostError as error:
         return error
@@ -96,27 +94,17 @@ def _try_in(directory: Path, make_spec: Callable[[Path], Spec], owner: str) -> I
 
 
 def _overlay_spec(directory: Path) -> Spec:
-    return _spec(libc.CLONE_NEWNS, ["overlay", *(str(directory / part) for part in ("tree", "upper", "work", "root"))])
+    tree, upper, work, root = (str(directory / part) for part in ("tree", "upper", "work", "root"))
+    return _spec(libc.CLONE_NEWNS, ["overlay", [tree], upper, work, root])
 
 
 def _user_namespace_spec(directory: Path) -> Spec:
     spec = _spec(libc.CLONE_NEWNS | libc.CLONE_NEWUSER, ["bind", str(directory / "tree"), True])
-    return {**spec, "map_user": [os.geteuid(), os.getegid()]}
+    spec["uid_map"], spec["gid_map"] = [[0, os.geteuid(), 1]], [[0, os.getegid(), 1]]
+    return spec
 
 
-def _spec(namespaces: int, root: list[str | bool]) -> Spec:
-    return {
-        "command": [],
-        "environment": {},
-        "namespaces": namespaces,
-        "root": root,
-        "mounts": [],
-        "hostname": None,
-        "network": None,
-        "cpus": None,
-        "map_user": None,
-        "born_in_cgroup": False,
-        "wait": False,
-        "no_new_privileges": False,
-        "trace": False,
-    }
+def _spec(namespaces: int, root: list[Any]) -> Spec:
+    spec = birth.plain()
+    spec["namespaces"], spec["root"] = namespaces, root
+    return spec

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
-
 from runtimes import libc
 from runtimes.mounts import NOTHING_EXECUTABLE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Final
 
 DEVICES: Final = {
     "null": (1, 3),
@@ -28,26 +30,23 @@ _TTY_GROUP: Final = 5
 """Debian's static group id of tty."""
 
 
-def device_tree(memory_bytes: int, *, bind: bool, rootless: bool) -> list[list[Any]]:
+def device_tree(memory_bytes: int, *, bind: bool, rootless: bool, queues: bool = False) -> list[list[Any]]:
     """A /dev with the devices that programs expect and no other.
 
-    ``bind`` takes the nodes from the host instead of creating them. /dev/shm may hold half of
-    ``memory_bytes``, as on a machine with that much memory (tmpfs(5)).
+    ``bind`` takes the nodes from the host instead of creating them; ``queues`` adds /dev/mqueue. /dev/shm may hold
+    half of ``memory_bytes``, as on a machine with that much memory (tmpfs(5)).
     """
     group = "" if rootless else f",gid={_TTY_GROUP}"
-    operations: list[list[Any]] = [
-        ["mount", "/dev", "tmpfs", libc.MS_NOSUID | libc.MS_STRICTATIME, "mode=755,size=65536k"]
-    ]
+    directories = dict.fromkeys(("pts", "shm", "mqueue") if queues else ("pts", "shm"), 0o755)
+    contents = {"nodes": {} if bind else DEVICES, "links": _LINKS, "directories": directories}
+    operations: list[list[Any]] = [["tree", "/dev", "mode=755,size=65536k", contents]]
     if bind:
         operations += [["files", "/dev", list(DEVICES)]]
         operations += [["bind", f"/dev/{name}", f"/dev/{name}", 0, False] for name in DEVICES]
-    else:
-        operations += [["nodes", "/dev", DEVICES]]
+    if queues:
+        operations += [["mount", "/dev/mqueue", "mqueue", NOTHING_EXECUTABLE, None]]
     return [
         *operations,
-        ["links", "/dev", _LINKS],
-        ["directory", "/dev/pts", 0o755],
-        ["directory", "/dev/shm", 0o755],
         [
             "mount", "/dev/pts", "devpts", libc.MS_NOSUID | libc.MS_NOEXEC,
             f"newinstance,ptmxmode=0666,mode=0620{group}",

@@ -18,9 +18,10 @@ from bench.driver import Lab, Launch
 from bench.errors import DriverUnavailable, HostError, InstanceError
 from bench.journal import OWNER_VARIABLE, Entry
 from bench.model import Image, Kind, Limits, WorkloadImage
-from runtimes.inside import Spec
+from runtimes.detached import make_root
 from runtimes.instance import ProcessInstance, remove_tree
 from runtimes.spawner import Child, Spawner
+from runtimes.spec import Spec
 
 SCRATCH: Final = "/isomark/scratch"
 """Where an instance may write files that it measures; in the image, a directory."""
@@ -34,12 +35,10 @@ class Prepared:
     """What the instance needs besides its ``Spec``.
 
     ``adopt`` does from outside what is to do while the instance sets itself up, and lets it go on; its last
-    argument removes the instance. ``birthplace`` is the descriptor of the version 2 cgroup to be born in,
-    ``entrances`` are those of the version 1 groups to join.
+    argument removes the instance. ``entrances`` are descriptors of the version 1 groups to enter.
     """
 
     adopt: Callable[[Child, Channel, ExitStack], ProcessInstance]
-    birthplace: int | None = None
     entrances: Sequence[int] = ()
 
 
@@ -119,20 +118,19 @@ class SandboxDriver(ABC):
     def _begin(self, image: Image, launch: Launch, undo: ExitStack, spawned_at: float) -> ProcessInstance:
         """Ask for the instance, and make what it needs while it comes to be.
 
-        One that is born in its cgroup can only be asked for when that is there.
+        Its copy and its namespaces take the kernel long enough for all else; only its birthplace must be there.
         """
         spec = self._spec(image.location, launch)
         made = undo.enter_context(ExitStack())  # entered first, so it is undone when the instance is dead
         with ExitStack() as brief:
-            if spec["born_in_cgroup"]:
-                prepared = self._make(launch, made, brief)
-                child = self._spawner.spawn(spec, prepared.birthplace)
-                channel = _own(child, undo)
-            else:
-                child = self._spawner.spawn(spec)
-                channel = _own(child, undo)
-                prepared = self._make(launch, made, brief)
-            child.provide(prepared.entrances)
+            child = self._spawner.spawn(spec, self._birthplace(launch, made, brief))
+            channel = _own(child, undo)
+            self._make_directories(launch.name, made)
+            prepared = self._prepare(launch, made, brief)
+            root = make_root(spec)
+            if root is not None:
+                brief.callback(os.close, root)
+            child.provide(prepared.entrances, root)
         channel.push("spawned", spawned_at)
         instance = prepared.adopt(child, channel, undo)
         child.await_exec()
@@ -162,9 +160,9 @@ class SandboxDriver(ABC):
         ``undo`` removes what was made when the instance is; ``brief`` ends when it has been provided for.
         """
 
-    def _make(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> Prepared:
-        self._make_directories(launch.name, undo)
-        return self._prepare(launch, undo, brief)
+    def _birthplace(self, _launch: Launch, _undo: ExitStack, _brief: ExitStack) -> int | None:
+        """The directory of the version 2 cgroup to be born in, made and open as long as ``brief`` is."""
+        return None
 
     def _open(self) -> None:
         if self._entry is None:

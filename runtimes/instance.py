@@ -15,6 +15,7 @@ from typing import Final, Self
 from bench.channel import Channel
 from bench.errors import HostError
 from bench.model import Event, Line, MemoryReading
+from runtimes import usernamespace
 from runtimes.spawner import Child, Ended
 
 KILL_SECONDS: Final = 10.0
@@ -134,6 +135,10 @@ def remove_tree(path: Path) -> None:
         return
     except RecursionError:  # Python 3.11 recurses; rm does not
         subprocess.run(["rm", "-rf", "--one-file-system", "--", str(path)], capture_output=True, check=False)
+    except PermissionError as error:  # subordinate ids' files, or directories that their owner closed
+        if usernamespace.privileged():
+            raise _undeletable(path, error.strerror) from error
+        usernamespace.within(lambda: shutil.rmtree(path))
     except OSError as error:
         raise _undeletable(path, error.strerror) from error
     if path.exists():

@@ -6,10 +6,13 @@ unlike a process group or a session it survives daemonising. Imported by the san
 
 from __future__ import annotations
 
+import _signal
 import os
-import signal
 import time
-from typing import Final
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
 
 SURE_LOOKS: Final = 5
 """A process may fork after /proc was listed and exit before it is looked at: none is left for sure if nobody on the
@@ -48,7 +51,7 @@ class Namespace:
                 return False
             for pid in members:
                 try:
-                    os.kill(pid, signal.SIGKILL)
+                    os.kill(pid, _signal.SIGKILL)
                 except ProcessLookupError:
                     continue
             time.sleep(0.001)

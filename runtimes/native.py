@@ -16,13 +16,14 @@ from bench.channel import Channel
 from bench.driver import Launch
 from bench.memory import read_memory
 from bench.model import Kind, MemoryReading
-from runtimes import libc
+from runtimes import libc, usernamespace
+from runtimes.birth import plain
 from runtimes.devices import device_tree
 from runtimes.driver import SCRATCH, Prepared, SandboxDriver, choose_cpus
-from runtimes.inside import Spec
 from runtimes.instance import KILL_SECONDS, ProcessInstance
 from runtimes.members import Namespace
 from runtimes.spawner import Child
+from runtimes.spec import Spec
 
 PARITY: Final = (
     "Pinned to as many CPUs as the limit says, where a container has a quota on all of them",
@@ -54,20 +55,21 @@ class NativeDriver(SandboxDriver):
 
     def _spec(self, tree: Path, launch: Launch) -> Spec:
         rootless = not _is_root()
+        uid_map, gid_map = usernamespace.maps() if rootless else (None, None)
         scratch = str(self._lab.scratch / launch.name / "scratch")
         return {
+            **plain(),
             "command": list(launch.command),
             "environment": self._environment(launch),
             "namespaces": libc.CLONE_NEWNS | (libc.CLONE_NEWUSER if rootless else 0),
             "root": ["bind", str(tree), rootless],
             "mounts": _mounts(launch.limits.memory_bytes, scratch, rootless=rootless),
-            "hostname": None,
-            "network": None,
             "cpus": list(choose_cpus(launch.limits.cpus)),
-            "map_user": [os.geteuid(), os.getegid()] if rootless else None,
-            "born_in_cgroup": False,
+            "user": {"name": None, "uid": 0, "gid": 0, "groups": [], "umask": 0o022},
+            "uid_map": uid_map,
+            "gid_map": gid_map,
             "wait": True,
-            "no_new_privileges": False,
+            "tie": True,
             "trace": self._trace,
         }
 

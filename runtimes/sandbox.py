@@ -6,49 +6,47 @@ its fork is cheap and its memory small. When the driver's process dies, however 
 socket closes and every instance is killed; when the sandbox itself dies, the kernel kills each
 instance's first process.
 
-A request is one message: a ``Spec`` as JSON with descriptors: standard input, standard output, a pipe
+A request is one message: a ``Spec`` by marshal with descriptors: standard input, output and error, a pipe
 for the end, a socket for the set-up, and where it applies the cgroup to be born in. Over the set-up socket
-the driver gets ``{"pid": …}`` with a pidfd, sends the entrances of the cgroups to join, and gets
-``{"ready": [[step, monotonic seconds], …]}`` or ``{"error": …}``, then the end of file at exec. Over the pipe
-for the end it gets ``{"status": …, "at_seconds": …}``.
+the driver gets the pid with a pidfd, then sends and gets what ``runtimes.steps`` and ``runtimes.birth`` say, then the
+end of file at exec. Over the pipe for the end it gets ``STATUS AT_SECONDS``.
 """
 
 from __future__ import annotations
 
-import array
-import contextlib
-import ctypes
+import _signal
+import _socket
 import gc
-import json
+import marshal
 import os
 import select
-import signal
-import socket
 import time
-from typing import Final
 
-from runtimes import libc
-from runtimes.inside import Spec, become, send_error
+from runtimes import kernel_files, libc, steps
+from runtimes.birth import bear_copy
+from runtimes.inside import Nursery
 from runtimes.members import Namespace
+from runtimes.steps import StepFailed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from runtimes.spec import Spec
 
 MAX_REQUEST_BYTES: Final = 192 * 1024
 """A sequenced packet must fit the socket's send buffer (socket(7), wmem_default)."""
-MAX_DESCRIPTORS: Final = 16
 KILL_SECONDS: Final = 10.0
 
 
 def main(control: int) -> None:
     """Serve requests on descriptor ``control`` until its other end closes."""
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        signal.signal(number, signal.SIG_DFL)  # Python ignores SIGPIPE; an instance must not inherit that
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     libc.prctl(libc.PR_SET_CHILD_SUBREAPER, 1)
-    libc.prctl(libc.PR_SET_NAME, ctypes.create_string_buffer(b"isomark-sandbox"))
+    libc.set_name("isomark-sandbox")
     os.umask(0o022)
     gc.freeze()
     gc.disable()  # a collection in a copy would make it copy every page that holds an object
-    with socket.socket(fileno=control) as connection:
-        Sandbox(connection).serve()
+    Sandbox(_socket.socket(fileno=control)).serve()
 
 
 class _Running:
@@ -66,19 +64,22 @@ class _Running:
         if self.namespace is not None:
             self.namespace.kill(KILL_SECONDS)
             self.namespace.close()
-        answer = {"status": os.waitstatus_to_exitcode(status), "at_seconds": at_seconds}
-        with contextlib.suppress(BrokenPipeError):  # nobody wants to know
-            os.write(self.status, json.dumps(answer).encode())
-        os.close(self.status)
-        os.close(self.pidfd)
+        try:
+            os.write(self.status, b"%d %.9f" % (os.waitstatus_to_exitcode(status), at_seconds))
+        except BrokenPipeError:  # nobody wants to know
+            return
+        finally:
+            os.close(self.status)
+            os.close(self.pidfd)
 
 
 class Sandbox:
     """Takes requests and reaps."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: _socket.socket) -> None:
         self._connection = connection
         self._running: dict[int, _Running] = {}
+        self._proc = kernel_files.open_proc()
         self._alive = os.pipe()  # the write end closes with this process: a copy can tell that its parent is gone
         self._child_ended, self._wake = os.pipe()
         os.set_blocking(self._child_ended, False)
@@ -86,8 +87,8 @@ class Sandbox:
 
     def serve(self) -> None:
         """Serve until the driver is gone, then end every instance."""
-        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        _signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, lambda *_: None)
         poll = select.poll()
         poll.register(self._connection, select.POLLIN)
         poll.register(self._child_ended, select.POLLIN)
@@ -101,39 +102,37 @@ class Sandbox:
         self._end_all()
 
     def _take_request(self) -> bool:
-        request, fds = _receive(self._connection, MAX_REQUEST_BYTES)
+        request, fds = steps.receive(self._connection, MAX_REQUEST_BYTES)
         if not request:
             return False
-        spec: Spec = json.loads(request)
-        console, status, setup = fds[:2], fds[2], socket.socket(fileno=fds[3])
-        birthplace = fds[4] if spec["born_in_cgroup"] else None
-        with setup:
-            try:
-                pid, pidfd = libc.clone3(spec["namespaces"] & ~libc.CLONE_NEWCGROUP, signal.SIGCHLD, birthplace)
-            except OSError as error:
-                send_error(setup, "create its namespaces", error)
-                os.close(status)
-            else:
-                if pid == 0:
-                    self._leave()
-                    become(spec, console, setup, self._alive[0])
-                bare = not spec["namespaces"] & libc.CLONE_NEWPID
-                self._started(_Running(pid, pidfd, status, _hold(pid) if bare else None), setup)
-        for fd in (*console, *fds[4:]):
-            os.close(fd)
+        spec: Spec = marshal.loads(request)
+        stdio, status, setup = fds[:3], fds[3], _socket.socket(fileno=fds[4])
+        try:
+            nursery = Nursery(setup, stdio, self._proc, self._alive[0])
+            pid, pidfd = bear_copy(spec, fds[5] if spec["born_in_cgroup"] else None, nursery, self._leave)
+        except StepFailed as failed:
+            steps.send_error(setup, failed)
+            os.close(status)
+        else:
+            bare = not spec["namespaces"] & libc.CLONE_NEWPID
+            self._started(_Running(pid, pidfd, status, _hold(pid) if bare else None), setup)
+        finally:
+            setup.close()
+            for fd in (*stdio, *fds[5:]):
+                os.close(fd)
         return True
 
     def _leave(self) -> None:
         """Give up, in a copy, what makes the sandbox."""
         os.close(self._alive[1])
-        signal.set_wakeup_fd(-1)
+        _signal.set_wakeup_fd(-1)
 
-    def _started(self, running: _Running, setup: socket.socket) -> None:
+    def _started(self, running: _Running, setup: _socket.socket) -> None:
         self._running[running.pid] = running
         try:
-            socket.send_fds(setup, [json.dumps({"pid": running.pid}).encode()], [running.pidfd], socket.MSG_NOSIGNAL)
-        except OSError:  # nobody waits for it any more
-            signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)
+            steps.send(setup, steps.encode_pid(running.pid), [running.pidfd])
+        except (BrokenPipeError, ConnectionResetError):  # nobody waits for it any more
+            _signal.pidfd_send_signal(running.pidfd, _signal.SIGKILL)
 
     def _reap(self) -> None:
         while True:
@@ -148,7 +147,7 @@ class Sandbox:
 
     def _end_all(self) -> None:
         for running in self._running.values():
-            signal.pidfd_send_signal(running.pidfd, signal.SIGKILL)
+            _signal.pidfd_send_signal(running.pidfd, _signal.SIGKILL)
         deadline = time.monotonic() + KILL_SECONDS
         while self._running and time.monotonic() < deadline:
             time.sleep(0.001)
@@ -160,12 +159,3 @@ def _hold(pid: int) -> Namespace | None:
         return Namespace(pid, "mnt")
     except OSError:  # its set-up failed so fast that it is gone: then it left nothing
         return None
-
-
-def _receive(connection: socket.socket, size: int) -> tuple[bytes, list[int]]:
-    request, ancillary, _, _ = connection.recvmsg(size, socket.CMSG_SPACE(4 * MAX_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
-    fds = array.array("i")
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(data)
-    return request, list(fds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 import os
 import select
 import signal
@@ -14,34 +14,21 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from bench.errors import HostError, InstanceError
 from bench.journal import OWNER_VARIABLE
-from runtimes.inside import GO, Spec
+from runtimes import steps
+from runtimes.birth import SETUP_SECONDS
 from runtimes.sandbox import MAX_REQUEST_BYTES
+from runtimes.spec import Spec
 
-SETUP_SECONDS: Final = 30.0
-"""Longest time for one step of a set-up: a host so slow is not fit to measure on."""
 ABANDON_SECONDS: Final = 10.0
 
 _PROGRAM: Final = (
     "import sys; sys.path.insert(0, sys.argv[1]); from runtimes.sandbox import main; main(int(sys.argv[2]))"
 )
 _SOURCES: Final = str(Path(__file__).resolve().parent.parent)
-_HINTS: Final = {
-    "run ": "the command must be an executable in the image, and so must its interpreter and its libraries",
-    "create its namespaces": "run as root; inside a container, that one must be privileged",
-    "map its user": "allow user namespaces: sysctl kernel.unprivileged_userns_clone=1 "
-    "kernel.apparmor_restrict_unprivileged_userns=0; or run as root",
-    "mount its root (overlay": "set ISOMARK_STATE to a directory on ext4, xfs or btrfs: not every file system can be "
-    "the upper layer of an overlay; and see that the kernel has overlayfs (modprobe overlay)",
-    "join its cgroups": "version 1 must be mounted writable (mount | grep cgroup); a real-time process cannot join",
-    "set up its network": "is the veth module there? modprobe veth",
-    "mount /": "the image must have a directory of that name, not a symbolic link",
-    "bind /": "the image must have a directory of that name, not a symbolic link",
-}
-"""The beginning of the step that failed -> what would help."""
 
 
 @dataclass(frozen=True)
@@ -92,17 +79,20 @@ class Child:
             if not heard:
                 raise InstanceError("the sandbox ended", hint="the kernel's log may say why (dmesg)")
 
-    def provide(self, entrances: Sequence[int] = ()) -> None:
-        """Tell it that its directories and cgroups are there; ``entrances`` are ``tasks`` files to join by."""
+    def provide(self, entrances: Sequence[int] = (), root: int | None = None) -> None:
+        """Tell it that its directories and cgroups are there; as ``runtimes.birth.Newborn``."""
         try:
-            socket.send_fds(self._setup, [GO], entrances, socket.MSG_NOSIGNAL)
+            if root is None:
+                steps.send(self._setup, steps.GO, entrances)
+            else:
+                steps.send(self._setup, steps.GO_WITH_ROOT, [*entrances, root])
         except BrokenPipeError:  # it has failed already; await_exec says why
             return
 
     def release(self) -> None:
         """Let a ``wait``ing instance go on."""
         try:
-            self._setup.send(GO, socket.MSG_NOSIGNAL)
+            steps.send(self._setup, steps.GO)
         except BrokenPipeError:  # it has failed already; await_exec says why
             return
 
@@ -135,8 +125,8 @@ class Child:
             poll = select.poll()
             poll.register(self._status, select.POLLIN)
             if poll.poll(timeout_seconds * 1000):
-                answer = os.read(self._status, 4096)
-                self.ended = Ended(**json.loads(answer)) if answer else Ended(None, time.monotonic())
+                answer = os.read(self._status, 4096).split()
+                self.ended = Ended(int(answer[0]), float(answer[1])) if answer else Ended(None, time.monotonic())
         return self.ended
 
     def abandon(self) -> None:
@@ -152,27 +142,19 @@ class Child:
     def _hear(self) -> bool:
         """Take one message; false at the end of file. The copy's may overtake the original's."""
         try:
-            data, fds = self._receive()
+            data, fds = steps.receive(self._setup)
         except TimeoutError as error:
             raise InstanceError(f"the set-up took over {SETUP_SECONDS:g} s", hint="is the host overloaded?") from error
         if not data:
             return False
-        answer = json.loads(data)
-        if "pid" in answer:
-            self.pid, self._pidfd = answer["pid"], fds[0]
-        elif "ready" in answer:
-            self.steps, self._ready = [(step, at) for step, at in answer["ready"]], True
+        kind, fields = steps.decode(data)
+        if kind == "pid":
+            self.pid, self._pidfd = int(fields[0]), fds[0]
+        elif kind == "ready":
+            self.steps, self._ready = steps.decode_times(fields), True
         else:
-            self._error = _setup_error(answer)
+            self._error = steps.decode_error(fields).as_error()
         return True
-
-    def _receive(self) -> tuple[bytes, list[int]]:
-        while True:
-            try:
-                data, fds, _, _ = socket.recv_fds(self._setup, 65536, 1, socket.MSG_CMSG_CLOEXEC)
-            except ConnectionResetError:  # said once, ahead of what was sent, if it died with our word unread
-                continue
-            return data, fds
 
     def _raise_error(self) -> None:
         if self._error is not None:
@@ -234,7 +216,7 @@ class Spawner:
         """
         self.open()
         assert self._control is not None
-        request = json.dumps(spec).encode()
+        request = marshal.dumps(spec)  # type: ignore[arg-type]
         born = [] if birthplace is None else [birthplace]
         if len(request) > MAX_REQUEST_BYTES:
             raise InstanceError(
@@ -243,7 +225,7 @@ class Spawner:
         with ExitStack() as undo, ExitStack() as theirs:
             try:
                 child, fds = _descriptors(undo, theirs)
-                socket.send_fds(self._control, [request], [*fds, *born], socket.MSG_NOSIGNAL)
+                steps.send(self._control, request, [*fds, *born])
             except ConnectionError as error:
                 raise InstanceError("the sandbox ended", hint="the next start makes a new one") from error
             except OSError as error:
@@ -279,10 +261,4 @@ def _descriptors(undo: ExitStack, theirs: ExitStack) -> tuple[Child, Sequence[in
     ours.settimeout(SETUP_SECONDS)
     undo.enter_context(ours)
     child = Child(from_stdout, to_stdin, from_status, ours)
-    return child, (stdin, stdout, status, setup.fileno())
-
-
-def _setup_error(answer: dict[str, Any]) -> InstanceError:
-    step: str = answer["step"]
-    hint = next((text for begin, text in _HINTS.items() if step.startswith(begin)), "see isomark doctor")
-    return InstanceError(f"cannot {step}: {answer['error']}", hint=hint)
+    return child, (stdin, stdout, stdout, status, setup.fileno())

@@ -1,84 +1,223 @@
-"""The cgroup of one container: limits, readings, removal; one interface over versions 1 and 2.
+"""The cgroup of one container: made, limited, entered, frozen, read, removed; one interface over versions 1 and 2.
 
-Files and their meaning: kernel, Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/*.rst.
+Light, and sparing: on version 1 a controller's hierarchy is used only for what is asked of it, and where version 2 is
+mounted as well, it freezes, kills and counts CPU time, so that the freezer and cpuacct are left alone.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
-import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Final
 
 from bench.errors import HostError
-from bench.model import Limits
-from runtimes.container.hierarchy import OUR_GROUP, REQUIRED, Layout, detect
+from runtimes import usernamespace
+from runtimes.container import stats
+from runtimes.container.hierarchy import OUR_GROUP, REQUIRED, detect, write
+from runtimes.container.limiting import fill_cpuset, get, give_devices, limit, limit_swap, put, raises_memory
+from runtimes.container.nogroup import NoGroup as NoGroup  # noqa: PLC0414 - what group_or_none returns
+from runtimes.container.removing import POLL_SECONDS, members_of
+from runtimes.container.removing import remove_group as remove_group  # noqa: PLC0414 - for who made the group
 
-PERIOD_MICROSECONDS: Final = 100_000
-REMOVE_SECONDS: Final = 10.0
-_NAME: Final = re.compile(r"[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)?")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence, Set
+    from contextlib import ExitStack
+    from typing import Final
+
+    from runtimes.container.hierarchy import Layout
+    from runtimes.container.resources import Resources
+    from runtimes.container.stats import Stats
+
+FREEZE_SECONDS: Final = 10.0
+_LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_KNOWN: Final = frozenset((*REQUIRED, "blkio", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "io"))
+
+
+def open_door(birthplace: int) -> int:
+    """A file of the version 2 group ``birthplace`` for a new process to write ``0`` to that cannot be born there.
+
+    What counts is who opened it (Linux 5.16, "cgroup: Use open-time credentials"). The caller closes it.
+    """
+    return os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=birthplace)
 
 
 class Group:
-    """A container's cgroup in every hierarchy that limits or counts something."""
+    """A container's cgroup in every hierarchy that limits or counts something.
 
-    def __init__(self, layout: Layout, name: str, limits: Limits) -> None:
-        """Create group ``name`` (``OWNER/NAME``) with ``limits``.
+    Attributes:
+        name: ``OWNER/NAME`` below ``isomark/``, or an absolute path of its own.
+        made_above: Names of the groups above an absolute one that had to be made for it, the innermost first;
+            ``remove_empty`` takes them away again.
+    """
+
+    __slots__ = ("_directories", "_layout", "_paths", "_unified", "_v2", "made_above", "name")
+
+    made_above: tuple[str, ...]
+
+    def __init__(self, layout: Layout, name: str, resources: Resources) -> None:
+        """Create group ``name`` and limit it to ``resources``.
 
         Raises:
-            HostError: a controller is missing or the kernel refuses.
+            HostError: a controller that this takes is missing, or the kernel refuses.
         """
-        layout.require()
-        self._name = name
-        self._layout = layout
-        self._paths: dict[str, Path] = {}
+        _require_proper(name)
+        wanted = _controllers(layout, resources)
+        self._start(layout, name)
+        self.made_above = _missing_above(layout, name)
         for hierarchy in layout.hierarchies:
-            wanted = hierarchy.controllers & {*REQUIRED, "cpuacct"}
-            if wanted:
-                path = hierarchy.make(name, wanted)
-                self._paths |= dict.fromkeys(wanted, path)
-        self._directories = tuple(dict.fromkeys(self._paths.values()))
-        self._v2 = {name for name in REQUIRED if _held_by(layout, name) == 2}
-        self._limit(limits)
+            chosen = hierarchy.controllers & wanted
+            if chosen or hierarchy is layout.unified:
+                self._hold(hierarchy.version, hierarchy.make(name, chosen), chosen)
+        self._fill_cpuset()
+        limit(self._paths, self._v2, self._unified, resources)
+        if resources.devices is not None:
+            give_devices(self._paths.get("devices"), self._unified, resources.devices)
+
+    @classmethod
+    def existing(cls, layout: Layout, name: str) -> Group:
+        """The group ``name`` as another process has made it.
+
+        Raises:
+            HostError: there is none.
+        """
+        _require_proper(name)
+        group = cls.__new__(cls)
+        group._start(layout, name)
+        for hierarchy in layout.hierarchies:
+            path = hierarchy.group(name)
+            if os.path.isdir(path):
+                group._hold(hierarchy.version, path, hierarchy.controllers & _KNOWN)
+        if not group._directories:
+            raise HostError(f"there is no cgroup {name}")
+        return group
+
+    def _start(self, layout: Layout, name: str) -> None:
+        self.name = name
+        self.made_above = ()
+        self._layout = layout
+        self._paths: dict[str, str] = {}
+        self._v2: set[str] = set()
+        self._unified: str | None = None
+        self._directories: list[str] = []
+
+    def _hold(self, version: int, path: str, controllers: Set[str]) -> None:
+        self._directories.append(path)
+        self._paths |= dict.fromkeys(controllers, path)
+        if version == 2:
+            self._unified = path
+            self._v2 |= controllers
+
+    def entrances(self) -> tuple[int | None, list[int]]:
+        """Descriptors by which a new process gets into the group; the caller closes them.
+
+        First the directory of the version 2 group if there is one, to be born in (clone3(2), CLONE_INTO_CGROUP); then
+        the ``tasks`` files of version 1, for the new process itself to write ``0`` to.
+        """
+        opened: list[int] = []
+        try:
+            for path in self._directories:
+                if path == self._unified:
+                    opened.insert(0, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+                else:
+                    opened.append(os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            for fd in opened:
+                os.close(fd)
+            raise HostError(f"cannot open cgroup {self.name}: {error.strerror}") from error
+        return (None, opened) if self._unified is None else (opened[0], opened[1:])
 
     def open_entrances(self, stack: ExitStack) -> tuple[int | None, list[int]]:
-        """Descriptors by which a new process gets into the group, open as long as ``stack`` is.
+        """The same, open as long as ``stack`` is."""
+        birthplace, tasks = self.entrances()
+        for fd in (*tasks, *(() if birthplace is None else (birthplace,))):
+            stack.callback(os.close, fd)
+        return birthplace, tasks
 
-        First the directory of the version 2 group if the layout uses one, to be born in (clone3(2),
-        CLONE_INTO_CGROUP); then the ``tasks`` files of version 1, to write ``0`` to.
+    def enter(self, pid: int) -> None:
+        """Move a whole process into the group; slow on version 1, where the kernel waits for all CPUs.
+
+        Raises:
+            HostError: it is gone, or the kernel refuses.
         """
-        v2 = list(dict.fromkeys(self._paths[controller] for controller in REQUIRED if controller in self._v2))
-        v1 = [path / "tasks" for path in self._directories if path not in v2]
-        born = [_opened(stack, path, os.O_PATH | os.O_DIRECTORY) for path in v2]
-        return (born[0] if born else None), [_opened(stack, path, os.O_WRONLY) for path in v1]
+        for path in self._directories:
+            put(f"{path}/cgroup.procs", str(pid))
 
     def members(self) -> list[int]:
         """The processes in it and in the groups below, as the host numbers them."""
-        return _members([self._paths["memory"]])
+        return members_of([self._unified or self._paths.get("memory") or self._directories[0]])
 
     def memory_bytes(self) -> int:
         """What the memory controller charges the group now, page cache and kernel memory included."""
-        return int(_read(self._paths["memory"] / self._file("memory", "memory.usage_in_bytes", "memory.current")))
+        return stats.memory_bytes(self._of("memory"), version_2="memory" in self._v2)
 
     def oom_kills(self) -> int | None:
-        """Processes killed for exceeding the limit; ``None`` where the kernel, before 4.13, does not count."""
-        return _field(
-            _read(self._paths["memory"] / self._file("memory", "memory.oom_control", "memory.events")), "oom_kill"
-        )
+        """Processes killed for exceeding the limit; ``None`` where nobody counts (Linux before 4.13, no controller)."""
+        if "memory" not in self._paths:
+            return None
+        return stats.oom_kills(self._of("memory"), version_2="memory" in self._v2)
 
     def cpu_seconds(self) -> float | None:
         """CPU time used, user and system; ``None`` where nothing counts it."""
-        if "cpu" in self._v2:
-            used = _field(_read(self._paths["cpu"] / "cpu.stat"), "usage_usec")
-            return None if used is None else used / 1e6
-        if "cpuacct" not in self._paths:
-            return None
-        return int(_read(self._paths["cpuacct"] / "cpuacct.usage")) / 1e9
+        return stats.cpu_seconds(self._paths, self._unified)
+
+    def stats(self) -> Stats:
+        """All readings of this moment.
+
+        Raises:
+            HostError: the group is gone.
+        """
+        return stats.collect(self._paths, self._v2, self._unified)
+
+    def update(self, resources: Resources) -> None:
+        """Change what ``resources`` names and nothing else.
+
+        Raises:
+            HostError: a controller was not asked for when the group was made, or the kernel refuses.
+        """
+        if resources.devices is not None:
+            raise HostError("device rules do not change while a container runs", hint="create it anew")
+        wanted = resources.controllers()
+        if block := resources.block_controller(self._layout):
+            wanted.add(block)
+        if missing := sorted(wanted - self._paths.keys()):
+            self._add(missing)
+        memory = self._paths.get("memory")
+        if memory is not None and "memory" not in self._v2 and raises_memory(memory, resources):
+            limit_swap(memory, resources, version_2=False)  # never may the limit on both be below that on memory
+        limit(self._paths, self._v2, self._unified, resources)
+
+    def freeze(self) -> None:
+        """Stop every process until ``thaw``; returns when all are stopped.
+
+        Raises:
+            HostError: one is not stopped in time; all go on.
+        """
+        if self._unified is not None:
+            put(f"{self._unified}/cgroup.freeze", "1")
+        else:
+            self._gather_in_freezer()
+        deadline = time.monotonic() + FREEZE_SECONDS
+        while not self.frozen():
+            if time.monotonic() > deadline:
+                self.thaw()
+                raise HostError(f"the processes of cgroup {self.name} do not freeze", hint="one waits for a device")
+            if self._unified is None:
+                put(f"{self._of('freezer')}/freezer.state", "FROZEN")  # what was forked meanwhile, too
+            time.sleep(POLL_SECONDS)
+
+    def thaw(self) -> None:
+        """Let its processes go on; idempotent."""
+        if self._unified is not None:
+            put(f"{self._unified}/cgroup.freeze", "0")
+        elif "freezer" in self._paths:
+            put(f"{self._paths['freezer']}/freezer.state", "THAWED")
+
+    def frozen(self) -> bool:
+        """Whether every process is stopped."""
+        if self._unified is not None:
+            return stats.field(get(f"{self._unified}/cgroup.events"), "frozen") == 1
+        return "freezer" in self._paths and get(f"{self._paths['freezer']}/freezer.state").strip() == "FROZEN"
 
     def remove(self) -> None:
         """Kill what is in it and remove it; idempotent.
@@ -86,166 +225,150 @@ class Group:
         Raises:
             HostError: it does not go away.
         """
-        remove_group(self._layout, self._name)
+        remove_group(self._layout, self.name)
 
-    def _file(self, controller: str, v1: str, v2: str) -> str:
-        return v2 if controller in self._v2 else v1
+    def _gather_in_freezer(self) -> None:
+        """Version 1's freezer is joined only by who is frozen: at a start it would cost more than it is used."""
+        if "freezer" not in self._paths:
+            self._add(["freezer"])
+        freezer = self._paths["freezer"]
+        while outside := set(self.members()) - set(members_of([freezer])):
+            for pid in outside:
+                try:
+                    write(f"{freezer}/cgroup.procs", str(pid).encode())
+                except ProcessLookupError:
+                    continue
+                except OSError as error:
+                    raise HostError(f"cannot freeze process {pid}: {error.strerror}") from error
+        put(f"{freezer}/freezer.state", "FROZEN")
 
-    def _limit(self, limits: Limits) -> None:
-        cpu, memory = self._paths["cpu"], self._paths["memory"]
-        quota = limits.cpus * PERIOD_MICROSECONDS
-        if "cpu" in self._v2:
-            _write(cpu / "cpu.max", f"{quota} {PERIOD_MICROSECONDS}")
-        else:
-            _write(cpu / "cpu.cfs_period_us", str(PERIOD_MICROSECONDS))
-            _write(cpu / "cpu.cfs_quota_us", str(quota))
-        _write(memory / self._file("memory", "memory.limit_in_bytes", "memory.max"), str(limits.memory_bytes))
-        self._forbid_swap(memory, limits.memory_bytes)
-        _write(self._paths["pids"] / "pids.max", str(limits.pids))
+    def _add(self, controllers: Sequence[str]) -> None:
+        """Take in version 1 hierarchies that nothing was asked of before, with all processes."""
+        self._layout.require(controllers)
+        for name in controllers:
+            hierarchy = self._layout.holding(name)
+            assert hierarchy is not None
+            path = hierarchy.make(self.name, frozenset((name,)))
+            self._paths[name] = path
+            if hierarchy.version == 2:
+                self._v2.add(name)
+            elif path not in self._directories:
+                self._fill_cpuset()
+                self._directories.append(path)
+                for pid in self.members() if name != "freezer" else ():
+                    put(f"{path}/cgroup.procs", str(pid))
 
-    def _forbid_swap(self, memory: Path, limit: int) -> None:
-        """Swapping would turn a limit on memory into one on speed; without a swap controller, discourage it."""
-        if "memory" in self._v2:
-            choices = [("memory.swap.max", "0")]
-        else:
-            choices = [("memory.memsw.limit_in_bytes", str(limit)), ("memory.swappiness", "0")]
-        for name, value in choices:
-            if (memory / name).exists():
-                _write(memory / name, value)
-                return
+    def _fill_cpuset(self) -> None:
+        if "cpuset" in self._paths and "cpuset" not in self._v2:
+            hierarchy = self._layout.holding("cpuset")
+            assert hierarchy is not None
+            fill_cpuset(hierarchy.top, self._paths["cpuset"])
 
-
-def _opened(stack: ExitStack, path: Path, flags: int) -> int:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    stack.callback(os.close, fd)
-    return fd
+    def _of(self, controller: str) -> str:
+        if controller not in self._paths:
+            raise HostError(f"cgroup {self.name} has no controller {controller}")
+        return self._paths[controller]
 
 
-def remove(what: Mapping[str, str], root: Path = Path("/")) -> None:
+def group_or_none(layout: Layout, name: str, resources: Resources) -> Group | NoGroup:
+    """A group, or where nobody but root may make one, what stands for it.
+
+    Raises:
+        HostError: as root, as ``Group``.
+    """
+    try:
+        return Group(layout, name, resources)
+    except HostError as error:
+        if usernamespace.privileged():
+            raise
+        remove_group(layout, name)  # it may be made in part
+        return NoGroup(name, error)
+
+
+def existing_or_none(name: str, delegated: str | None) -> Group | NoGroup:
+    """The group of a container that another process started; ``delegated`` as of ``detect``.
+
+    Raises:
+        HostError: there is none, and it should have one: root started it.
+    """
+    try:
+        return Group.existing(detect(delegated=delegated), name)
+    except HostError as error:
+        if usernamespace.privileged():
+            raise
+        return NoGroup(name, error)
+
+
+def remove(what: Mapping[str, str], root: str | os.PathLike[str] = "/") -> None:
     """Kill everything in isomark's group ``what["name"]`` (``OWNER`` or ``OWNER/NAME``) and remove it; idempotent.
 
+    ``what["delegated"]``, as of ``detect``, is there for an ordinary user's.
+
     Raises:
-        HostError: it does not go away.
+        HostError: it does not go away, or is none of isomark's.
     """
-    if not _NAME.fullmatch(what["name"]):
+    if what["name"].startswith("/"):
         raise HostError(f"{what['name']!r} is no cgroup of isomark")
-    remove_group(detect(root), what["name"])
+    _require_proper(what["name"])
+    remove_group(detect(root, delegated=what.get("delegated")), what["name"])
 
 
-def remove_group(layout: Layout, name: str) -> None:
-    """The same for who knows the layout, which takes as long to read as all the rest.
+def remove_empty(layout: Layout, names: Sequence[str]) -> None:
+    """Remove the groups ``names`` (``Group.made_above``) unless somebody uses them by now.
 
     Raises:
-        HostError: it does not go away.
+        HostError: for another reason than that.
     """
-    directories = [path for each in layout.hierarchies if (path := each.group(name)).is_dir()]
-    deadline = time.monotonic() + REMOVE_SECONDS
-    _empty(directories, deadline)
-    for directory in directories:
-        for below in reversed(list(_walk(directory))):
-            _rmdir(below, deadline)
-    if "/" not in name:
+    for name in names:
         for hierarchy in layout.hierarchies:
-            _rmdir_if_unused(hierarchy.top / OUR_GROUP)
-
-
-def _empty(directories: Sequence[Path], deadline: float) -> None:
-    """Kill until nobody is left; a process in a frozen version 1 freezer ignores SIGKILL until it is thawed."""
-    while pids := _members(directories):
-        if time.monotonic() > deadline:
-            raise HostError(
-                f"processes {pids} in cgroup {directories[0]} do not die",
-                hint="/proc/PID/cgroup names their freezer group: echo THAWED > …/freezer.state; or reboot",
-            )
-        for directory in directories:
-            _thaw(directory)
-            if (directory / "cgroup.kill").exists():  # version 2 since Linux 5.14
-                _write(directory / "cgroup.kill", "1")
-        for pid in pids:
             try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        time.sleep(0.001)
+                os.rmdir(hierarchy.group(name))
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY):
+                    raise HostError(f"cannot remove cgroup {name}: {error.strerror}") from error
 
 
-def _thaw(directory: Path) -> None:
-    """Thaw the version 1 freezer group, its parent (the owner's) and those below."""
-    for group in (directory.parent, *_walk(directory)):
-        state = group / "freezer.state"
-        if state.exists():
-            _write(state, "THAWED")
+def _require_proper(name: str) -> None:
+    """Ours are ``OWNER/NAME`` of letters, digits, ``_`` and ``-``; an absolute path may hold more, but no way up."""
+    parts = name.split("/")
+    if name.startswith("/"):
+        proper = all(part not in ("", ".", "..") and "\0" not in part for part in parts[1:])
+        proper = proper and parts[1] != OUR_GROUP  # those are ours, and never given by anybody
+    else:
+        proper = len(parts) <= 2 and all(part and set(part) <= _LETTERS for part in parts)
+    if not proper:
+        raise HostError(f"{name!r} is no cgroup of isomark", hint="OWNER/NAME, or an absolute path without . and ..")
 
 
-def _rmdir(directory: Path, deadline: float) -> None:
-    """Remove one group; the kernel says EBUSY until its last process is quite gone."""
-    while True:
-        try:
-            directory.rmdir()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            if error.errno != errno.EBUSY or time.monotonic() > deadline:
-                raise HostError(f"cannot remove cgroup {directory}: {error.strerror}") from error
-            time.sleep(0.001)
-        else:
-            return
+def _controllers(layout: Layout, wanted: Resources) -> set[str]:
+    """Which controllers the group is to have.
+
+    Raises:
+        HostError: one that a limit takes is missing.
+    """
+    asked = wanted.controllers()
+    if block := wanted.block_controller(layout):
+        asked.add(block)
+    layout.require(sorted(asked))
+    if layout.unified is None:
+        layout.require(["memory"])  # by which members are found and what they use is counted
+    found = asked | {"memory"}
+    if layout.unified is None:
+        found.add("cpuacct")
+    else:
+        found |= layout.unified.controllers & {*REQUIRED}  # in one directory they cost nothing
+    if wanted.devices is not None:
+        found.add("devices")
+    return found
 
 
-def _rmdir_if_unused(directory: Path) -> None:
-    """Remove isomark's own top group, unless another run has a group in it."""
-    try:
-        directory.rmdir()
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.EBUSY, errno.ENOTEMPTY):
-            raise HostError(f"cannot remove cgroup {directory}: {error.strerror}") from error
-
-
-def _walk(directory: Path) -> Iterator[Path]:
-    """``directory`` and all groups below it, parents first."""
-    for path, _, _ in os.walk(directory):
-        yield Path(path)
-
-
-def _members(directories: Sequence[Path]) -> list[int]:
-    found: dict[int, None] = {}
-    for directory in directories:
-        for group in _walk(directory):
-            try:
-                pids = (group / "cgroup.procs").read_text().split()
-            except (FileNotFoundError, OSError) as error:
-                if isinstance(error, FileNotFoundError) or error.errno == errno.ENODEV:  # removed meanwhile
-                    continue
-                raise
-            found |= dict.fromkeys(map(int, pids))
-    return list(found)
-
-
-def _held_by(layout: Layout, controller: str) -> int:
-    hierarchy = layout.holding(controller)
-    return 0 if hierarchy is None else hierarchy.version
-
-
-def _field(text: str, name: str) -> int | None:
-    """The number after ``name`` in a flat keyed file."""
-    found = re.search(rf"^{name} (\d+)$", text, re.MULTILINE)
-    return int(found[1]) if found else None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise HostError(f"cannot read {path}: {error.strerror}") from error
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        # only on a test's host of files is anything created or truncated
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise HostError(f"cannot write {text!r} to {path}: {error.strerror}") from error
+def _missing_above(layout: Layout, name: str) -> tuple[str, ...]:
+    """Which groups above an absolute ``name`` no hierarchy has yet, the innermost first."""
+    if not name.startswith("/"):
+        return ()
+    above = []
+    parent = os.path.dirname(name)
+    while parent != "/" and not any(os.path.isdir(each.group(parent)) for each in layout.hierarchies):
+        above.append(parent)
+        parent = os.path.dirname(parent)
+    return tuple(above)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from functools import partial
@@ -18,14 +19,19 @@ from bench.model import Kind, Limits, MemoryReading
 from bench.network import Lease
 from bench.units import format_bytes
 from runtimes import libc
+from runtimes.birth import plain
 from runtimes.container import cgroup
 from runtimes.container.cgroup import Group
 from runtimes.container.hierarchy import Layout, detect
+from runtimes.container.removing import remove_group
+from runtimes.container.resources import Resources
 from runtimes.container.root import mounts
 from runtimes.driver import Prepared, SandboxDriver
-from runtimes.inside import Network, Spec
 from runtimes.instance import ProcessInstance
+from runtimes.security import levels
+from runtimes.security.levels import Security
 from runtimes.spawner import Child, Ended
+from runtimes.spec import Network, Spec
 
 NAMESPACES: Final = (
     libc.CLONE_NEWNS
@@ -35,28 +41,31 @@ NAMESPACES: Final = (
     | libc.CLONE_NEWUTS
     | libc.CLONE_NEWCGROUP
 )
-SECURITY: Final = (
-    "namespaces, cgroups, no_new_privs, masked and read-only paths; no seccomp filter, full capability set, "
-    "no device rules, no user namespace"
-)
 PARITY: Final = (
     "Its CPU limit is a quota on all CPUs of the host",
-    "Less strict than Docker: no seccomp filter, no dropped capabilities",
     "The limit on disk space is not enforced",
     "container: /sys/fs/cgroup is empty inside, so a payload cannot read its limits there",
 )
 
 
 class ContainerDriver(SandboxDriver):
-    """Starts containers; needs root, cgroups and overlayfs."""
+    """Starts containers; needs root, cgroups and overlayfs.
+
+    ``security`` is a level of ``runtimes.security.levels``. Each but Docker's is a driver of its own,
+    ``container-LEVEL``, so that one suite compares them and the cost of security is a factor.
+    """
 
     name = "container"
     kind: Kind = "container"
     form: ClassVar[str] = "unpacked tree, overlayfs lower layer"
-    directories: ClassVar[Mapping[str, int]] = {"upper": 0o755, "work": 0o755, "root": 0o755}
+    directories: ClassVar[Mapping[str, int]] = {"upper": 0o755, "work": 0o755, "root": 0o755, "scratch": 0o1777}
 
-    def __init__(self, lab: Lab, *, trace: bool = False) -> None:
+    def __init__(self, lab: Lab, *, trace: bool = False, security: str = "default") -> None:
         super().__init__(lab, trace=trace)
+        self._level = security
+        if security != "default":
+            self.name = f"container-{security}"
+        self._security: Security | None = None
         self._layout: Layout | None = None
         self._groups: Entry | None = None
 
@@ -65,12 +74,12 @@ class ContainerDriver(SandboxDriver):
         return {
             "engine": "isomark built-in",
             "namespaces": "mount, pid, net, ipc, uts, cgroup",
-            "security": SECURITY,
+            "security": f"{levels.describe(self._level)}, no user namespace",
             "cgroups": detect().version,
             "limits": "cpus by quota, memory without swap, pids",
             "root file system": self.form,
             "network": "veth pair on the lab bridge" if self._lab.network else "loopback only",
-            "parity": "\n".join(PARITY),
+            "parity": "\n".join([*PARITY, *_weaker(self._level)]),
         }
 
     def close(self) -> None:
@@ -82,6 +91,7 @@ class ContainerDriver(SandboxDriver):
             self._groups = None
 
     def _open(self) -> None:
+        self._secure()
         super()._open()
         if self._layout is None:
             layout = detect()
@@ -91,29 +101,59 @@ class ContainerDriver(SandboxDriver):
 
     def _spec(self, tree: Path, launch: Launch) -> Spec:
         own = self._lab.scratch / launch.name
+        security = self._secure()
         return {
+            **plain(),
             "command": list(launch.command),
             "environment": self._environment(launch),
             "namespaces": NAMESPACES,
-            "root": ["overlay", str(tree), *(str(own / part) for part in self.directories)],
-            "mounts": mounts(launch.limits.memory_bytes),
+            "root": ["overlay", [str(tree)], *(str(own / part) for part in ("upper", "work", "root"))],
+            "root_readonly": security.read_only_root,
+            "mounts": mounts(launch.limits.memory_bytes, security, str(own / "scratch")),
             "hostname": launch.name,
             "network": _network(launch.lease),
-            "cpus": None,
-            "map_user": None,
             "born_in_cgroup": (self._layout or detect()).uses_v2,
             "wait": launch.lease is not None,
-            "no_new_privileges": True,
+            "capabilities": security.capabilities,
+            "seccomp": security.seccomp,
+            "apparmor": security.apparmor,
+            "no_new_privileges": security.no_new_privileges,
+            "tie": True,
             "trace": self._trace,
         }
 
-    def _prepare(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> Prepared:
+    def _birthplace(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> int | None:
+        layout = self._layout
+        assert layout is not None
+        undo.callback(remove_group, layout, self._group_name(launch))
+        if layout.unified is None:
+            return None
+        path = layout.unified.make(self._group_name(launch), frozenset())  # its limits come with the rest of the group
+        birthplace = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        brief.callback(os.close, birthplace)
+        return birthplace
+
+    def _prepare(self, launch: Launch, _undo: ExitStack, brief: ExitStack) -> Prepared:
         assert self._layout is not None
-        name = f"{self._lab.journal.owner.id}/{launch.name}"
-        undo.callback(cgroup.remove_group, self._layout, name)
-        group = Group(self._layout, name, launch.limits)
-        birthplace, entrances = group.open_entrances(brief)
-        return Prepared(partial(self._adopt, group, launch), birthplace, entrances)
+        limits = launch.limits
+        wanted = Resources(
+            cpus=limits.cpus,
+            memory=limits.memory_bytes,
+            memory_swap=limits.memory_bytes,  # none: it would turn a limit on memory into one on speed
+            pids=limits.pids,
+            devices=self._secure().devices,
+        )
+        group = Group(self._layout, self._group_name(launch), wanted)
+        _, entrances = group.open_entrances(brief)
+        return Prepared(partial(self._adopt, group, launch), entrances)
+
+    def _group_name(self, launch: Launch) -> str:
+        return f"{self._lab.journal.owner.id}/{launch.name}"
+
+    def _secure(self) -> Security:
+        if self._security is None:
+            self._security = levels.level(self._level, state=str(self._lab.state))
+        return self._security
 
     def _adopt(self, group: Group, launch: Launch, child: Child, channel: Channel, undo: ExitStack) -> ProcessInstance:
         child.await_pid()
@@ -170,6 +210,23 @@ class ContainerInstance(ProcessInstance):
             return str(ended)
         limit = f"limit {format_bytes(self._limits.memory_bytes)}"
         return f"killed: out of memory, {limit}" if ended.status == -9 else f"{ended}; out of memory inside, {limit}"
+
+
+def without_security(lab: Lab) -> ContainerDriver:
+    """The driver ``container-off``: namespaces and cgroups, and nothing forbidden."""
+    return ContainerDriver(lab, security="off")
+
+
+def strict(lab: Lab) -> ContainerDriver:
+    """The driver ``container-strict``: no capability, a short list of system calls, a read-only root."""
+    return ContainerDriver(lab, security="strict")
+
+
+def _weaker(level: str) -> tuple[str, ...]:
+    """What makes a comparison with Docker's containers unfair at another level than its own."""
+    if level == "default":
+        return ()
+    return (f"Its security level is {level}, where Docker's own is {levels.describe('default')}",)
 
 
 def _network(lease: Lease | None) -> Network | None:

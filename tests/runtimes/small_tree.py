@@ -21,8 +21,9 @@ from bench.network import LabNetwork
 from runtimes.driver import MOUNT_POINTS, SandboxDriver
 from runtimes.instance import ProcessInstance
 
-APPLETS = ("sh", "cat", "chmod", "echo", "env", "grep", "head", "hostname", "httpd", "id", "ip", "ls", "mkdir", "mount",
-           "nproc", "ps", "rm", "setsid", "sleep", "stat", "tail", "touch", "true", "wc", "wget")  # fmt: skip
+APPLETS = ("sh", "cat", "chmod", "echo", "env", "grep", "head", "hostname", "httpd", "id", "ip", "ls", "mkdir", "mknod",
+           "mount", "nproc", "ps", "rm", "setsid", "sleep", "stat", "tail", "touch", "true", "unshare", "wc",
+           "wget")  # fmt: skip
 MIB = 1024**2
 _numbers = itertools.count()
 

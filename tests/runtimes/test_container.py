@@ -9,13 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_tree import MIB, Rig, needs_root, open_rig, wait_for
+from small_tree import MIB, Rig, needs_root, open_rig, open_small_lab, wait_for
 
-from bench.errors import DriverUnavailable, InstanceError
+from bench.driver import Lab
+from bench.drivers import driver_entry_points
+from bench.errors import DriverUnavailable, InstanceError, IsomarkError
 from bench.model import Limits
 from runtimes.container.driver import ContainerDriver
-from runtimes.container.root import MASKED, PROTECTED
 from runtimes.driver import SandboxDriver
+from runtimes.security.capabilities import DEFAULT, held
+from runtimes.security.levels import MASKED, READ_ONLY
 
 pytestmark = needs_root
 
@@ -48,7 +51,7 @@ def test_it_is_process_one_among_its_own(rig: Rig) -> None:
 def test_its_host_name_is_the_instances_name(rig: Rig) -> None:
     with rig.shell("hostname") as instance:
         (line,) = instance.lines(30)
-        assert line.text == instance._group._name.rpartition("/")[2]
+        assert line.text == instance._group.name.rpartition("/")[2]
 
 
 def test_its_cgroups_look_like_roots_from_inside(rig: Rig) -> None:
@@ -69,10 +72,10 @@ def test_masked_paths_are_empty_and_protected_ones_read_only(rig: Rig) -> None:
     masked = rig.output(f"for f in {' '.join(MASKED)}; do [ -d $f ] && ls -A $f; [ -f $f ] && cat $f; done; true")
     assert masked == []
     script = "for f in {}; do [ -e $f ] && [ -w $f ] && echo $f; done; echo 1 > /proc/sys/kernel/panic || echo refused"
-    written = rig.output(script.format(" ".join(PROTECTED)))
+    written = rig.output(script.format(" ".join(READ_ONLY)))
     assert written[-1] == "refused"
     mounts = {line.split()[1]: line.split()[3] for line in rig.output("cat /proc/mounts")}
-    assert all(mounts[path].startswith("ro") for path in PROTECTED if Path(path).exists())
+    assert all(mounts[path].startswith("ro") for path in READ_ONLY if Path(path).exists())
 
 
 def test_nothing_of_the_hosts_file_system_is_mounted(rig: Rig) -> None:
@@ -226,8 +229,46 @@ def test_a_state_directory_that_cannot_hold_an_overlay_makes_it_unavailable(tmp_
         assert "ext4" in caught.value.hint
 
 
-def test_it_says_how_strict_it_is_not(rig: Rig) -> None:
-    described = rig.driver.describe()
-    assert "no seccomp filter" in described["security"]
-    assert "full capability set" in described["security"]
-    assert rig.output("grep -E 'CapEff|Seccomp:' /proc/self/status")[1] == "Seccomp:\t0"
+CAPABILITIES = {"off": f"{held():016x}", "default": f"{DEFAULT & held():016x}", "strict": "0" * 16}
+
+
+@pytest.mark.parametrize("level", list(CAPABILITIES))
+def test_its_security_level_is_what_it_says(tmp_path: Path, level: str) -> None:
+    def driver(lab: Lab) -> ContainerDriver:
+        return ContainerDriver(lab, security=level)
+
+    driver.name = "container"
+    with open_rig(driver, tmp_path) as rig:
+        status = dict(line.split(":\t") for line in rig.output("grep -E 'Cap|Seccomp:|NoNewPrivs' /proc/self/status"))
+        assert rig.driver.describe()["security"].startswith(f"{level}: ")
+        assert ("security level" in rig.driver.describe()["parity"]) == (level != "default")
+        writable = rig.output(
+            "for d in /etc /isomark/scratch /tmp /run; do touch $d/x 2>/dev/null && echo $d; done; true"
+        )
+    assert {status[f"Cap{name}"] for name in ("Eff", "Prm", "Bnd")} == {CAPABILITIES[level]}
+    assert {status["CapInh"], status["CapAmb"]} == {"0" * 16}
+    assert status["Seccomp"] == ("0" if level == "off" else "2")
+    assert status["NoNewPrivs"] == ("0" if level == "off" else "1")
+    assert writable == ["/isomark/scratch", "/tmp", "/run"] if level == "strict" else "/etc" in writable
+
+
+def test_each_level_but_dockers_is_a_driver_of_its_own() -> None:
+    points = driver_entry_points()
+    assert {f"container-{level}" for level in CAPABILITIES if level != "default"} <= points.keys()
+
+
+def test_an_unknown_security_level_is_refused(tmp_path: Path) -> None:
+    with open_small_lab(tmp_path) as lab, pytest.raises(IsomarkError, match="no security level"):
+        ContainerDriver(lab, security="paranoid").check()
+
+
+def test_devices_beyond_the_usual_cannot_be_opened(rig: Rig) -> None:
+    script = "mknod /dev/kmsg2 c 1 11 && cat /dev/kmsg2; mknod /dev/null2 c 1 3 && cat /dev/null2 && echo fine"
+    lines = rig.output(script)
+    assert any("Operation not permitted" in line for line in lines)
+    assert lines[-1] == "fine"
+
+
+def test_system_calls_that_docker_forbids_are_refused(rig: Rig) -> None:
+    assert "refused" in rig.output("mount -t tmpfs none /tmp || echo refused")
+    assert "refused" in rig.output("unshare -U true || echo refused")

@@ -136,7 +136,7 @@ def test_a_payload_that_closes_its_console_and_lives_is_told_apart(rig: Rig) -> 
         ("absent", "cannot run absent: No such file or directory"),
         ("/etc/passwd", "cannot run /etc/passwd: Permission denied"),
         ("/etc", "cannot run /etc: Permission denied"),
-        ("nul\0byte", "cannot run nul\0byte: execve: embedded null character in path"),
+        ("nul\0byte", "cannot run nul\\0byte: embedded null byte"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_named(rig: Rig, command: str, reason: str) -> None:
