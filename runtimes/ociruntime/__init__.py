@@ -1,0 +1,1 @@
+"""isomark-oci: the built-in engine behind the OCI runtime command line, for podman, containerd and other engines."""
