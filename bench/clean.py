@@ -65,7 +65,7 @@ def _remove(owner: str, entry: Entry, removers: dict[str, Remover]) -> Removal:
                 return Removal(owner, entry, f"nothing here knows how to remove a {entry.kind}")
             removers[entry.kind] = next(iter(found)).load()
         removers[entry.kind](entry.what)
-    except (IsomarkError, OSError, ImportError, KeyError) as error:
+    except (IsomarkError, OSError, ImportError, KeyError, ValueError) as error:  # the last two: it was not written so
         return Removal(owner, entry, str(error) or type(error).__name__)
     return Removal(owner, entry)
 

@@ -8,6 +8,7 @@ and which leaves directories that the next ``clean`` still finds named here.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
@@ -69,7 +70,11 @@ class Journal:
                 f"cannot write the journal in {directory}: {error.strerror}",
                 hint="set ISOMARK_STATE to a directory that you may write",
             ) from error
-        self._write({"owner": vars(self.owner)})
+        try:
+            self._write({"owner": vars(self.owner)})
+        except HostError:
+            self.close()
+            raise
 
     def own(self, kind: str, **what: str) -> Entry:
         """Record that a thing is about to be created; call before creating it."""
@@ -108,10 +113,16 @@ class Journal:
         self.close()
 
     def _write(self, record: Mapping[str, object]) -> None:
+        data = json.dumps(record).encode() + b"\n"
+        size = os.fstat(self._fd).st_size
         try:
-            os.write(self._fd, json.dumps(record).encode() + b"\n")
+            if os.write(self._fd, data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise HostError(f"cannot write the journal {self.path}: {error.strerror}") from error
+            os.ftruncate(self._fd, size)  # no torn line before the next one
+            raise HostError(
+                f"cannot write the journal {self.path}: {error.strerror}", hint="is the disk full? (df)"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -126,22 +137,46 @@ class Leftovers:
 def read_journals(directory: Path) -> Iterator[Leftovers]:
     """Yield every journal below ``directory``; a line torn by a crash is passed over."""
     for path in sorted(directory.glob("*.jsonl")):
-        owner: Owner | None = None
-        entries: dict[int, Entry] = {}
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-                if "owner" in record:
-                    owner = Owner(**record["owner"])
-                elif "own" in record:
-                    entries[record["own"]] = Entry(record["own"], record["kind"], record["what"])
-                else:
-                    entries.pop(record["gone"], None)
-            except (ValueError, TypeError, KeyError):
-                continue
-        if owner is None:  # killed between creating the file and writing its first line: owns nothing
-            owner = Owner(path.stem, 0, -1, "")
-        yield Leftovers(path, owner, tuple(reversed(entries.values())))
+        left = read_journal(path)
+        if left is not None:  # else its owner closed it meanwhile
+            yield left
+
+
+def read_journal(path: Path) -> Leftovers | None:
+    """The journal at ``path``, ``None`` if there is none; a line that is not as it was written is passed over."""
+    owner = Owner(path.stem, 0, -1, "")  # killed between creating the file and writing its first line: owns nothing
+    entries: dict[int, Entry] = {}
+    try:
+        lines = path.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    for line in lines:
+        try:
+            record = json.loads(line)
+            if "owner" in record:
+                owner = _owner(**record["owner"])
+            elif "own" in record:
+                entry = _entry(record["own"], record["kind"], record["what"])
+                entries[entry.number] = entry
+            else:
+                entries.pop(record["gone"], None)
+        except (ValueError, TypeError, KeyError, RecursionError):
+            continue
+    return Leftovers(path, owner, tuple(reversed(entries.values())))
+
+
+def _owner(id: object, pid: object, start_ticks: object, boot_id: object) -> Owner:  # noqa: A002 - as it is written
+    if not (isinstance(id, str) and isinstance(pid, int) and isinstance(start_ticks, int) and isinstance(boot_id, str)):
+        raise TypeError("this is no owner")
+    return Owner(id, pid, start_ticks, boot_id)
+
+
+def _entry(number: object, kind: object, what: object) -> Entry:
+    if not (isinstance(number, int) and isinstance(kind, str) and isinstance(what, dict)):
+        raise TypeError("this is no entry")
+    if not all(isinstance(text, str) for text in (*what, *what.values())):
+        raise TypeError("what is owned is told in text")
+    return Entry(number, kind, what)
 
 
 def boot_id() -> str:

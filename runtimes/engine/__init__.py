@@ -1,0 +1,1 @@
+"""The life of containers: state on disk, a monitor for each, and the commands that people give. No daemon."""
