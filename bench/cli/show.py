@@ -27,6 +27,20 @@ def doctor() -> int:
         open_lab(state_directory()) as lab,
     ):
         findings = examine(lab.state, lab)
+    return _tell(console, findings)
+
+
+def doctor_engine() -> int:
+    """Print the state of each feature that the built-in engine isolates with; return how many are problems."""
+    from runtimes.features import findings
+
+    console = Console()
+    with console.status("trying what isolation is made of"):
+        found = findings(state_directory())
+    return _tell(console, found)
+
+
+def _tell(console: Console, findings: list[Finding]) -> int:
     console.print(_findings_table(findings))
     problems = sum(finding.severity == "problem" for finding in findings)
     console.print(f"{problems} problem{'' if problems == 1 else 's'} in {len(findings)} findings")
@@ -63,12 +77,16 @@ def workloads() -> None:
 
 def clean() -> bool:
     """Remove leftovers and print each; return whether any could not be removed."""
+    from runtimes.oci.collect import sweep_dead
+
     console = Console()
-    removals = clean_journals(journal_directory(state_directory()))
+    state = state_directory()
+    removals = clean_journals(journal_directory(state))
+    sweep_dead(state)
     for removal in removals:
         what = ", ".join(f"{key} {value}" for key, value in removal.entry.what.items())
-        state = f"[red]not removed: {escape(removal.fault)}[/]" if removal.fault else "removed"
-        console.print(f"{removal.entry.kind} {escape(what)}: {state}", highlight=False, soft_wrap=True)
+        outcome = f"[red]not removed: {escape(removal.fault)}[/]" if removal.fault else "removed"
+        console.print(f"{removal.entry.kind} {escape(what)}: {outcome}", highlight=False, soft_wrap=True)
     failed = sum(bool(removal.fault) for removal in removals)
     console.print(f"{len(removals) - failed} removed, {failed} not", highlight=False)
     return failed > 0

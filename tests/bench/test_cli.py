@@ -141,7 +141,7 @@ def test_clean_with_nothing_to_clean_says_so(tmp_path: Path) -> None:
 def test_a_forked_helper_that_is_ended_does_not_unwind_the_run() -> None:
     code = """
 import os, signal, time
-import bench.cli
+import bench.cli.app
 def app():
     try:
         child = os.fork()
@@ -152,8 +152,8 @@ def app():
         os.waitpid(child, 0)
     finally:
         print('removed by', os.getpid(), flush=True)
-bench.cli.app = app
-bench.cli.main()
+bench.cli.app.app = app
+bench.cli.app.main()
 """
     ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT, timeout=30
