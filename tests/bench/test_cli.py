@@ -46,7 +46,7 @@ def test_help_imports_nothing_heavy() -> None:
         (("run",), "either a suite or --resume", "isomark run quick"),
         (("run", "quick", "--resume", "x"), "either a suite or --resume", "isomark run quick"),
         (("run", "--resume", "x", "--trials", "3"), "everything from the result", "leave the other"),
-        (("run", "./none.toml"), "cannot read the suite", "shipped: quick"),
+        (("run", "./none.toml"), "cannot read the suite", "shipped: isolation, quick"),
         (("run", "quick", "--trials", "0"), "--trials", ""),
         (("frobnicate",), "No such command", ""),
     ],
