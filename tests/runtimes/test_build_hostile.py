@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from building import MTIME, Result, Site, base_members, left_behind, needs_root
 from building import site as site  # noqa: PLC0414 - a fixture
+from forked import forked
 from handmade import fingerprint
 
 from bench.errors import ImageError, IsomarkError, UsageError
@@ -212,5 +213,9 @@ def test_a_bomb_in_an_archive_fills_no_memory(site: Site, tmp_path: Path) -> Non
     with (tmp_path / "bomb/zeros").open("wb") as file:
         file.truncate(512 * 1024**2)
     subprocess.run(["tar", "-czf", site.context / "bomb.tgz", "-C", tmp_path / "bomb", "zeros"], check=True)
-    site.build("FROM scratch\nADD bomb.tgz /x/\n")
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < 300 * 1024, "KiB"
+
+    def most_kib() -> int:  # in a copy of this process, which has no children of other tests
+        site.build("FROM scratch\nADD bomb.tgz /x/\n")
+        return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+
+    assert forked(most_kib) < 300 * 1024
