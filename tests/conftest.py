@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from bench.driver import Lab
-from bench.errors import DriverUnavailable
+from bench.errors import DriverUnavailable, HostError, ImageError
 from bench.journal import Journal
 from bench.lab import open_lab
-from bench.state import state_directory
+from bench.state import journal_directory, state_directory
 from vms.kernel import GuestKernel, find_kernel
 
 REQUIRED = frozenset(filter(None, os.environ.get("ISOMARK_REQUIRE", "").split(",")))
@@ -40,6 +41,31 @@ def kernel() -> GuestKernel:
     except DriverUnavailable as error:
         skip_or_fail("qemu", error.message)
         raise
+
+
+@pytest.fixture(scope="module")
+def xen_uri() -> Iterator[str]:
+    """libvirt's URI of a real, if emulated, Xen that is this module's own (tests/xenlab); for tests marked xen."""
+    from xenlab.lab import running_lab
+
+    state = state_directory()
+    with Journal(journal_directory(state)) as journal, ExitStack() as stack:
+        try:
+            running = stack.enter_context(running_lab(state, journal, print))
+        except (HostError, ImageError) as error:  # not InstanceError: a Xen that does not start is a fault
+            skip_or_fail("xen", f"{error.message} ({error.hint})")
+            raise
+        yield running.uri
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked xen unless ``-m`` names it, or ISOMARK_REQUIRE demands it."""
+    if "xen" in REQUIRED or "xen" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("xen")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("xen")]
 
 
 def skip_or_fail(driver: str, reason: str) -> None:
