@@ -330,6 +330,7 @@ def test_descriptors_are_passed_only_when_asked(runtime: Runtime, bundle: Bundle
     reading, writing = os.pipe()
     os.write(writing, b"through 3\n")
     os.close(writing)
+    pytests = os.dup(3)
     os.dup2(reading, 3)
     try:
         done = runtime("run", "--preserve-fds", "1", "-b", str(bundle.path), "one", pass_fds=[3])
@@ -342,7 +343,9 @@ def test_descriptors_are_passed_only_when_asked(runtime: Runtime, bundle: Bundle
             in runtime("run", "--preserve-fds", "3", "-b", str(bundle.path), "x", pass_fds=[3], code=1).stderr
         )
     finally:
-        os.close(3)
+        os.dup2(pytests, 3)
+        os.close(pytests)
+        os.close(reading)
 
 
 def _receive_terminal(listener: socket.socket) -> int:
