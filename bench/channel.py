@@ -23,7 +23,7 @@ MAX_TOTAL_BYTES: Final = 16 * 1024**2
 TAIL_LINES: Final = 80
 """A kernel panic with its trace is about 50, and its reason is the first of them."""
 
-_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[0-Z\\-~]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class Channel:

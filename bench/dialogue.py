@@ -72,7 +72,7 @@ class Dialogue:
     def _heed(self, message: protocol.Message | None, awaited: str) -> None:
         tail = self._instance.tail
         match message:
-            case None | protocol.Init():
+            case None | protocol.Init() | protocol.Step():
                 return
             case protocol.Figures(figures):
                 self.figures.update(figures)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import Literal, Protocol, Self, runtime_checkable
 
 from bench.journal import Journal
 from bench.model import Event, Image, Kind, Limits, Line, MemoryReading, WorkloadImage
@@ -129,6 +129,18 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Give back what the driver holds between instances; idempotent."""
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A driver that takes options from a suite; others need no such method."""
+
+    def configured(self, options: Mapping[str, object]) -> Driver:
+        """Return the driver with ``options``, the table ``[options.NAME]`` of a suite; called before ``check``.
+
+        Raises:
+            OptionsError: they are wrong; each by its key in that table.
+        """
 
 
 Factory = Callable[[Lab], Driver]

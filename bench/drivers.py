@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from types import MappingProxyType
 
-from bench.driver import ENTRY_POINTS, Driver, Factory, Lab
-from bench.errors import DriverUnavailable
+from bench.driver import ENTRY_POINTS, Configurable, Driver, Factory, Lab
+from bench.errors import DriverUnavailable, OptionsError
 from bench.names import require_known
 from bench.result import AbsentDriver
 
@@ -28,17 +29,23 @@ def require_drivers(names: Sequence[str]) -> None:
         require_known("driver", name, known)
 
 
-def load_driver(name: str, lab: Lab) -> Driver:
-    """Make the driver called ``name``.
+def load_driver(name: str, lab: Lab, options: Mapping[str, object] | None = None) -> Driver:
+    """Make the driver called ``name``, with ``options`` from a suite.
 
     Raises:
         DriverUnavailable: what it needs cannot even be imported.
+        OptionsError: it does not take these options.
     """
     try:
         factory: Factory = driver_entry_points()[name].load()
     except ImportError as error:
         raise DriverUnavailable(f"{name} needs {error.name or error}", hint="script/bootstrap installs it") from error
-    return factory(lab)
+    driver = factory(lab)
+    if not options:
+        return driver
+    if not isinstance(driver, Configurable):
+        raise OptionsError([(key, f"the driver {name} takes no options") for key in options])
+    return driver.configured(options)
 
 
 @dataclass(frozen=True)
@@ -54,13 +61,18 @@ class Chosen:
             driver.close()
 
 
-def choose_drivers(choices: Sequence[Sequence[str]], lab: Lab) -> Chosen:
-    """For each choice take the first alternative whose ``check`` passes.
+def choose_drivers(
+    choices: Sequence[Sequence[str]], lab: Lab, options: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+) -> Chosen:
+    """For each choice take the first alternative whose ``check`` passes; ``options`` has those of some by name.
 
     Raises:
         UsageError: an alternative is not a known driver.
+        OptionsError: one does not take its options; keys are as in ``options``, like ``kvm.cache``.
     """
-    require_drivers([name for alternatives in choices for name in alternatives])
+    known = [name for alternatives in choices for name in alternatives]
+    require_drivers(known)
+    _require_options({name: options[name] for name in known if name in options}, lab)
     drivers: dict[str, Driver] = {}
     absent: dict[str, AbsentDriver] = {}
     for alternatives in choices:
@@ -68,7 +80,7 @@ def choose_drivers(choices: Sequence[Sequence[str]], lab: Lab) -> Chosen:
             if name in drivers:
                 break
             try:
-                driver = load_driver(name, lab)
+                driver = load_driver(name, lab, options.get(name, {}))
                 driver.check()
             except DriverUnavailable as error:
                 absent[name] = AbsentDriver(name, error.message, error.hint)
@@ -76,3 +88,17 @@ def choose_drivers(choices: Sequence[Sequence[str]], lab: Lab) -> Chosen:
             drivers[name] = driver
             break
     return Chosen(tuple(drivers.values()), tuple(absent.values()))
+
+
+def _require_options(options: Mapping[str, Mapping[str, object]], lab: Lab) -> None:
+    """Check the options of every driver, so that all faults are told at once."""
+    faults: list[tuple[str, str]] = []
+    for name, table in options.items():
+        try:
+            load_driver(name, lab, table).close()
+        except OptionsError as error:
+            faults += [(f"{name}.{key}", reason) for key, reason in error.faults]
+        except DriverUnavailable:  # it will not run anyway
+            continue
+    if faults:
+        raise OptionsError(faults)

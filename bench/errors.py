@@ -2,7 +2,8 @@
 
     IsomarkError                what went wrong, and what would mend it
     ├── UsageError              asked wrongly: the CLI exits 2
-    │   └── SuiteError          a suite or workload file with every fault listed
+    │   ├── SuiteError          a suite or workload file with every fault listed
+    │   └── OptionsError        options that a driver cannot take, by their keys
     ├── HostError               the host refused an operation isomark needs
     ├── DriverUnavailable       this driver cannot run here, and what would help
     ├── ImageError              an image could not be built, read or trusted
@@ -40,6 +41,14 @@ class SuiteError(UsageError):
 
     def __init__(self, message: str, faults: Sequence[str], *, hint: str = "") -> None:
         super().__init__("\n".join([message, *(f"  {fault}" for fault in faults)]), hint=hint)
+        self.faults = tuple(faults)
+
+
+class OptionsError(UsageError):
+    """Options of a driver are wrong; ``faults`` has the key and the reason of each."""
+
+    def __init__(self, faults: Sequence[tuple[str, str]]) -> None:
+        super().__init__("; ".join(f"{key}: {reason}" for key, reason in faults))
         self.faults = tuple(faults)
 
 

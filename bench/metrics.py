@@ -58,6 +58,18 @@ MEMORY_CGROUP: Final = Metric(
         "the instance has no memory cgroup of its own."
     ),
 )
+MEMORY_HYPERVISOR: Final = Metric(
+    name="memory_hypervisor_bytes",
+    title="Host memory, idle (as libvirt says)",
+    unit="bytes",
+    direction="lower",
+    definition=(
+        "What libvirt on the hypervisor's host says that the domain holds, at the moment the PSS would be read: the "
+        "resident set of its QEMU process (virDomainMemoryStats, rss), or for Xen what the domain was allocated "
+        "(actual). It is no proportional share, so not comparable with the PSS; missing for processes and containers, "
+        "and where the hypervisor's processes can be read on this host."
+    ),
+)
 IMAGE_COMPRESSED: Final = Metric(
     name="image_compressed_bytes",
     title="Image, compressed",
@@ -94,6 +106,7 @@ BUILT_IN: Final[tuple[Metric, ...]] = (
     CHANNEL_DELAY,
     MEMORY_PSS,
     MEMORY_CGROUP,
+    MEMORY_HYPERVISOR,
     IMAGE_COMPRESSED,
     IMAGE_UNPACKED,
     IMAGE_ON_DISK,

@@ -97,13 +97,15 @@ class MemoryReading:
     """Host memory that one instance costs at one moment.
 
     ``pss_bytes`` is the sum of proportional set sizes (proc(5), smaps_rollup) over every process
-    that exists because of the instance; ``processes`` counts them. ``cgroup_bytes`` is the memory
-    cgroup's own figure, ``None`` where the instance has none.
+    that exists because of the instance; ``processes`` counts them; both are ``None`` where the host is
+    another one. ``cgroup_bytes`` is the memory cgroup's own figure, ``None`` where the instance has none.
+    ``hypervisor_bytes`` is what the hypervisor's own management says, ``None`` where nobody was asked.
     """
 
-    pss_bytes: int
-    processes: int
+    pss_bytes: int | None
+    processes: int | None
     cgroup_bytes: int | None = None
+    hypervisor_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 From the instance, each on a line of its own that starts with ``isomark ``::
 
+    isomark loader                             the boot loader runs (full virtual servers)
     isomark init                               the instance's own init runs (virtual servers)
+    isomark unit NAME                          systemd has reached this unit (full virtual servers)
     isomark ready                              the payload can serve
     isomark round N begin
     isomark round N end {"metric": number, …}  the figures of round N
@@ -26,13 +28,22 @@ from typing import Final
 
 PREFIX: Final = "isomark "
 MAX_FIGURES: Final = 64
-_KERNEL: Final = re.compile(r"\[ *\d+\.\d{6}\] ")
+_KERNEL: Final = re.compile(r"(?:\(early\) )?\[ *\d+\.\d{6}\] ")
+_UNIT: Final = re.compile(r"[A-Za-z0-9:_.@\\-]{1,255}")
+"""A unit's name (systemd.unit(5))."""
 _METRIC_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 
 @dataclass(frozen=True)
 class Init:
     """The instance's init has started."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """The boot has come as far as ``name``: ``loader``, or a systemd unit such as ``basic.target``."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -91,7 +102,7 @@ class Malformed:
     reason: str
 
 
-Message = Init | Ready | RoundBegin | RoundEnd | Figures | Pong | PayloadError | Exit | Malformed
+Message = Init | Step | Ready | RoundBegin | RoundEnd | Figures | Pong | PayloadError | Exit | Malformed
 
 
 def is_kernel_line(text: str) -> bool:
@@ -107,6 +118,8 @@ def parse(text: str) -> Message | None:
     match word:
         case "init":
             return Init()
+        case "loader" | "unit":
+            return _parse_step(text, word, rest)
         case "ready":
             return Ready()
         case "round":
@@ -121,6 +134,12 @@ def parse(text: str) -> Message | None:
         case "exit":
             return Exit(int(rest)) if re.fullmatch(r"\d{1,3}", rest, re.ASCII) else Malformed(text, "no status")
     return Malformed(text, f"unknown word {word!r}")
+
+
+def _parse_step(text: str, word: str, rest: str) -> Message:
+    if word == "loader" and not rest:
+        return Step(word)
+    return Step(rest) if word == "unit" and _UNIT.fullmatch(rest) else Malformed(text, "no step of a boot")
 
 
 def _parse_round(text: str, rest: str) -> Message:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from bench import toml
-from bench.errors import UsageError
+from bench.errors import OptionsError, SuiteError, UsageError
 from bench.model import Limits
 from bench.names import require_known
 from bench.units import MIB, parse_bytes
 from bench.workload import Name
 
 BUILT_IN = Path(__file__).parent / "suites"
+OPTIONS = "options"
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Suite:
     """A suite as it will be run.
 
     ``drivers`` are alternatives: ``("kvm", "qemu")`` means the first of them that this host can run.
-    ``source`` is the TOML it came from.
+    ``source`` is the TOML it came from; ``options`` has its tables
+    ``[options.DRIVER]``, which the drivers check.
     """
 
     name: str
@@ -39,6 +41,12 @@ class Suite:
     seed: int | None
     limits: Limits
     source: str
+    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+    def refused(self, error: OptionsError) -> SuiteError:
+        """What to tell of ``error``, with the line of each option in the suite's file."""
+        faults = [((OPTIONS, *key.split(".")), reason) for key, reason in error.faults]
+        return toml.malformed(self.source, self.name, faults)
 
     def narrowed(
         self,
@@ -94,6 +102,7 @@ class _SuiteFile(BaseModel):
     timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     limits: _LimitsFile = Field(default_factory=_LimitsFile)
+    options: dict[Name, dict[str, object]] = Field(default_factory=dict)
 
 
 def parse_suite(source: str, name: str) -> Suite:
@@ -117,6 +126,7 @@ def parse_suite(source: str, name: str) -> Suite:
         seed=file.seed,
         limits=limits,
         source=source,
+        options=file.options,
     )
 
 

@@ -47,13 +47,15 @@ def parse(text: str, model: type[Model], name: str) -> Model:
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        places = dict(_places(text))
-        faults = [
-            f"line {_line(places, fault['loc'])}: {_key(fault['loc'])}: {_reason(fault['msg'])}"
-            for fault in error.errors()
-        ]
-        plural = "fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise SuiteError(f"{name} is malformed ({plural})", faults, hint="mend the lines named above") from error
+        raise malformed(text, name, [(fault["loc"], fault["msg"]) for fault in error.errors()]) from error
+
+
+def malformed(text: str, name: str, faults: Sequence[tuple[Place, str]]) -> SuiteError:
+    """What to raise for TOML ``text`` called ``name``: each fault, a place and a reason, with its line."""
+    places = dict(_places(text))
+    told = [f"line {_line(places, place)}: {_key(place)}: {_reason(reason)}" for place, reason in faults]
+    plural = "fault" if len(told) == 1 else f"{len(told)} faults"
+    return SuiteError(f"{name} is malformed ({plural})", told, hint="mend the lines named above")
 
 
 def _places(text: str) -> Iterator[tuple[Place, int]]:

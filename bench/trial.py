@@ -105,9 +105,14 @@ class _Measurement:
         time.sleep(SETTLE_SECONDS)
         self.round_seconds += SETTLE_SECONDS
         reading = instance.memory()
-        self._sample(metrics.MEMORY_PSS, reading.pss_bytes)
-        if reading.cgroup_bytes is not None:
-            self._sample(metrics.MEMORY_CGROUP, reading.cgroup_bytes)
+        figures = {
+            metrics.MEMORY_PSS: reading.pss_bytes,
+            metrics.MEMORY_CGROUP: reading.cgroup_bytes,
+            metrics.MEMORY_HYPERVISOR: reading.hypervisor_bytes,
+        }
+        for metric, figure in figures.items():
+            if figure is not None:
+                self._sample(metric, figure)
 
     def _take_round(self, number: int, dialogue: Dialogue, launch: Launch) -> None:
         warmup = number < self._plan.warmup_rounds

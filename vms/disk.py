@@ -23,7 +23,8 @@ ROOM_BYTES: Final = 16 * GIB
 _OPTIONS: Final = (
     "-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0",
     # new files are holes, hence zero: neither mke2fs nor the guest's kernel need write empty tables
-    "-E", "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,hash_seed={uuid},root_owner=0:0",
+    "-E", "lazy_itable_init=0,lazy_journal_init=0,assume_storage_prezeroed=1,hash_seed={uuid},root_owner=0:0,"
+    "offset={offset}",
     "-U", "{uuid}", "-L", "isomark",
 )  # fmt: skip
 _EPOCH: Final = "1"
@@ -57,7 +58,7 @@ def make_disk(image: WorkloadImage, directory: Path) -> Disk:
             if temporary is not None:
                 _mke2fs(image, temporary)
     size = path.with_suffix(".json")
-    keep(directory, size.name, lambda: json.dumps({"compressed_bytes": _compressed_bytes(path)}).encode())
+    keep(directory, size.name, lambda: json.dumps({"compressed_bytes": compressed_bytes(path)}).encode())
     return Disk(path, path.stat().st_size, int(json.loads(size.read_text())["compressed_bytes"]))
 
 
@@ -66,15 +67,30 @@ def _recipe() -> str:
     return hashlib.sha256(repr((_OPTIONS, _EPOCH, ROOM_BYTES)).encode()).hexdigest()[:8]
 
 
-def _mke2fs(image: WorkloadImage, path: Path) -> None:
+def size_for(image: WorkloadImage) -> int:
+    """Bytes of a file system that holds ``image`` and leaves a trial its room, in whole GiB."""
+    return -(-(image.tree_bytes * 5 // 4 + ROOM_BYTES) // GIB) * GIB
+
+
+def mke2fs_command(
+    image: WorkloadImage, tree: Path, path: Path, size_bytes: int, offset_bytes: int = 0
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command that writes ``tree`` as ext4 to ``path``, and what its environment must hold.
+
+    The file system is ``size_bytes`` long and starts at ``offset_bytes``. Its identity is that of ``image``.
+    """
     identity = str(uuid.uuid5(uuid.NAMESPACE_OID, image.digest))
-    size = -(-(image.tree_bytes * 5 // 4 + ROOM_BYTES) // GIB) * GIB
-    with path.open("xb") as file:
-        file.truncate(size)
-    options = [option.format(uuid=identity) for option in _OPTIONS]
+    options = [option.format(uuid=identity, offset=offset_bytes) for option in _OPTIONS]
     # mke2fs takes the time from E2FSPROGS_FAKE_TIME, since 1.47.1 from SOURCE_DATE_EPOCH too
     fixed = {"E2FSPROGS_FAKE_TIME": _EPOCH, "SOURCE_DATE_EPOCH": _EPOCH}
-    ended = _run(["mke2fs", *options, "-d", str(image.tree), str(path)], fixed)
+    return ["mke2fs", *options, "-d", str(tree), str(path), f"{size_bytes >> 10}k"], fixed
+
+
+def _mke2fs(image: WorkloadImage, path: Path) -> None:
+    size = size_for(image)
+    with path.open("xb") as file:
+        file.truncate(size)
+    ended = _run(*mke2fs_command(image, image.tree, path, size))
     if ended.returncode != 0:
         raise ImageError(
             f"mke2fs cannot make a disk of {image.reference}: {ended.stderr.strip()}",
@@ -82,7 +98,7 @@ def _mke2fs(image: WorkloadImage, path: Path) -> None:
         )
 
 
-def _compressed_bytes(disk: Path) -> int:
+def compressed_bytes(disk: Path) -> int:
     """Compress ``disk`` to find out how large that is; the copy is deleted."""
     copy = disk.with_name(f".{disk.stem}.qcow2")
     try:

@@ -1,76 +1,105 @@
-"""A direct guest as libvirt domain XML: one pure function, the same description giving the same bytes.
+"""A virtual server as libvirt domain XML: pure functions, the same description giving the same bytes.
 
-Every device costs boot time, so there are only those that a guest needs:
-
-- machine ``q35`` with its devices on the root bus itself: enabling their interrupts takes an emulated CPU a
-  fifth of a second less for each than on ``pc``, whose ACPI tables route them through link devices,
-  and a root port for each, as libvirt would add, is one more device to find.
-- disk: virtio, a qcow2 overlay of this trial on the shared raw disk, cache ``writeback``. The
-  container's files go through the host's page cache; so does this disk, and like a container's
-  they reach the device when the payload asks for it (fsync). ``none`` would make every guest read
-  its programs from the device at each boot while the container finds them in memory.
-- network: virtio on a tap that libvirt makes and that is then moved to the lab's bridge.
-- console: the first serial port on a Unix socket that the driver listens on, so nothing is lost from
-  the first byte, and its end is the hypervisor's end. A virtio console would only start to
-  speak when its module is loaded.
-- no graphics, sound, USB, balloon (its figures would blur the memory reading) or random number
-  device (the CPU has RDRAND).
+What all hypervisors have in common is here; what QEMU's (``vms/qemu.py``) and Xen's (``vms/xen.py``) guests are made of
+is written by the function that a ``Platform`` names.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final, Literal
 from xml.etree import ElementTree as ET
+
+from vms.options import DEFAULTS, NOTHING, DomainOptions, Unsupported
+
+if TYPE_CHECKING:
+    import libvirt
 
 NAMESPACE: Final = "urn:isomark:domain:1"
 """Of the metadata that marks a domain as ours; nothing else is ever destroyed."""
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-KERNEL_ARGUMENTS: Final = (
-    "console=ttyS0",
-    # the first kernel lines before the console driver is up; `quiet` after it, so that these few are printed
-    # (not earlyprintk, at which boot code prints without time stamps)
-    "earlycon=uart8250,io,0x3f8,115200",
-    "quiet",
-    "panic=-1",  # a panic reboots at once, and a reboot ends the domain
-    # what the kernel would measure or try out on a virtual board, at length under emulation
-    "tsc=reliable",
-    "no_timer_check",
-    "cryptomgr.notests",
-)
-
 _XML_FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
+class Platform:
+    """One hypervisor as data: what tells its driver from the others.
+
+    ``kernel`` is the form in which it can enter one: ``raw`` (ELF), ``packaged`` (bzImage), or raw where the kernel
+    has a PVH entry. ``modules`` are the drivers a direct guest loads for its ``disk`` and network; ``terminal`` is the
+    device of its console. ``autodestroy``: whether libvirt can tie a domain to our connection.
+    """
+
+    name: str
+    title: str
+    domain_type: Literal["qemu", "kvm", "xen"]
+    os_type: Literal["hvm", "linux", "xenpvh"]
+    machine: str
+    uri_variable: str
+    default_uri: str
+    kernel: Literal["raw", "packaged", "raw if PVH"]
+    kernel_arguments: tuple[str, ...]
+    modules: tuple[str, ...]
+    disk: str
+    terminal: str
+    autodestroy: bool
+    write: Callable[[ET.Element, Domain], None]
+    ask_to_end: Callable[[libvirt.virDomain], None]
+    unsupported: Unsupported = NOTHING
+
+    @property
+    def is_qemu(self) -> bool:
+        """Whether each of its domains is a QEMU process with a console that it connects to a socket."""
+        return self.domain_type != "xen"
+
+
+@dataclass(frozen=True)
 class Nic:
-    """A tap called ``interface`` on the host; the guest's side has ``mac``."""
+    """The guest's side has ``mac``; ``interface`` is the tap on the host where that is ours to name."""
 
     interface: str
     mac: str
 
 
 @dataclass(frozen=True)
-class Domain:
-    """What a direct guest is made of. ``accelerator`` is libvirt's domain type: ``qemu`` emulates the CPU."""
+class Boot:
+    """The kernel that a direct guest enters, by paths on the hypervisor's host."""
 
-    accelerator: Literal["qemu", "kvm"]
+    kernel: PurePosixPath
+    initrd: PurePosixPath
+
+
+@dataclass(frozen=True)
+class Domain:
+    """What a guest is made of; all paths are on the hypervisor's host.
+
+    ``console`` is a Unix socket that the first serial port connects to; without one it is a pseudo terminal, which
+    libvirt can open. Without ``boot`` it is a full guest, which starts from its disk. ``backing`` is the raw disk below
+    the qcow2 overlay ``disk``; ``seed`` a second, read-only raw disk with a full guest's first settings; ``nvram``
+    where libvirt makes its UEFI variables, if not in a place of its own, where it would leave them.
+    ``keep_owners`` tells libvirt to leave the files' owners alone, where it would change them (its DAC security model).
+    """
+
+    platform: Platform
     name: str
     uuid: str
     owner: str
     cpus: int
     memory_bytes: int
-    kernel: Path
-    initrd: Path
-    disk: Path
-    backing: Path
-    console: Path
+    boot: Boot | None
+    disk: PurePosixPath
+    backing: PurePosixPath
+    console: PurePosixPath | None
     nic: Nic | None
-    emulator: str = "/usr/bin/qemu-system-x86_64"
-    machine: str = "q35"
+    seed: PurePosixPath | None = None
+    nvram: PurePosixPath | None = None
+    backing_format: Literal["raw", "qcow2"] = "raw"
+    keep_owners: bool = True
+    options: DomainOptions = DEFAULTS
 
 
 def domain_xml(domain: Domain) -> str:
@@ -78,90 +107,112 @@ def domain_xml(domain: Domain) -> str:
 
     Raises:
         ValueError: a name holds a character that XML cannot carry.
+        OptionsError: the options do not fit the number of CPUs.
     """
     ET.register_namespace("isomark", NAMESPACE)
     ET.register_namespace("qemu", QEMU_NAMESPACE)
-    root = ET.Element("domain", type=domain.accelerator)
-    _text(root, "name", domain.name)
-    _text(root, "uuid", domain.uuid)
-    _text(root, "title", f"isomark {domain.name}")
+    root = ET.Element("domain", type=domain.platform.domain_type)
+    text(root, "name", domain.name)
+    text(root, "uuid", domain.uuid)
+    text(root, "title", f"isomark {domain.name}")
     metadata = ET.SubElement(root, "metadata")
     ET.SubElement(metadata, f"{{{NAMESPACE}}}instance", owner=domain.owner, trial=domain.name)
-    _text(root, "memory", str(domain.memory_bytes), unit="b")
-    _text(root, "vcpu", str(domain.cpus), placement="static")
-    _boot(root, domain)
-    features = ET.SubElement(root, "features")
-    ET.SubElement(features, "acpi")
-    ET.SubElement(features, "apic")
-    _cpu(root, domain)
-    for event in ("on_poweroff", "on_reboot", "on_crash"):
-        _text(root, event, "destroy")
-    _devices(root, domain)
-    # QEMU runs as libvirt's own user; the files are made so that this user may open them, which spares
-    # libvirt to relabel the shared kernel and disk before each start and after each end
-    ET.SubElement(root, "seclabel", type="none", model="dac")
-    _qemu(root, domain)
+    text(root, "memory", str(domain.memory_bytes), unit="b")
+    _memory_backing(root, domain.options)
+    text(root, "vcpu", str(domain.cpus), placement="static")
+    _tuning(root, domain.options)
+    domain.platform.write(root, domain)
     ET.indent(root)
-    text = ET.tostring(root, encoding="unicode")
-    if _XML_FORBIDDEN.search(text):
+    written = ET.tostring(root, encoding="unicode")
+    if _XML_FORBIDDEN.search(written):
         raise ValueError(f"{domain.name!r} holds a character that XML cannot carry")
-    return text + "\n"
+    return written + "\n"
 
 
-def _boot(root: ET.Element, domain: Domain) -> None:
-    boot = ET.SubElement(root, "os")
-    _text(boot, "type", "hvm", arch="x86_64", machine=domain.machine)
-    _text(boot, "kernel", str(domain.kernel))
-    _text(boot, "initrd", str(domain.initrd))
-    _text(boot, "cmdline", " ".join(KERNEL_ARGUMENTS))
+def boot_element(root: ET.Element, domain: Domain) -> ET.Element:
+    """Add what the guest enters: a kernel, or its disk."""
+    options, platform = domain.options, domain.platform
+    uefi = {"firmware": "efi"} if options.firmware == "ovmf" else {}
+    boot = ET.SubElement(root, "os", uefi)
+    text(boot, "type", platform.os_type, arch="x86_64", machine=options.machine or platform.machine)
+    if options.firmware == "ovmf":  # the server's boot loader is ours, which no key of Microsoft's has signed
+        firmware = ET.SubElement(boot, "firmware")
+        for feature in ("secure-boot", "enrolled-keys"):
+            ET.SubElement(firmware, "feature", enabled="no", name=feature)
+    if domain.nvram is not None:
+        text(boot, "nvram", str(domain.nvram))
+    if domain.boot is None:
+        ET.SubElement(boot, "boot", dev="hd")
+        return boot
+    text(boot, "kernel", str(domain.boot.kernel))
+    text(boot, "initrd", str(domain.boot.initrd))
+    text(boot, "cmdline", " ".join(platform.kernel_arguments))
+    return boot
 
 
-def _cpu(root: ET.Element, domain: Domain) -> None:
-    if domain.accelerator == "kvm":
-        ET.SubElement(root, "cpu", mode="host-passthrough", check="none", migratable="off")
-        return
-    # leaving out features that cost the emulator work (la57, smap) showed no difference at boot
-    ET.SubElement(root, "cpu", mode="maximum", check="none")
+def ends(root: ET.Element) -> None:
+    """Whatever ends the guest ends the domain: a trial is one life."""
+    for event in ("on_poweroff", "on_reboot", "on_crash"):
+        text(root, event, "destroy")
 
 
-def _devices(root: ET.Element, domain: Domain) -> None:
-    devices = ET.SubElement(root, "devices")
-    _text(devices, "emulator", domain.emulator)
+def disk_elements(devices: ET.Element, domain: Domain, bus: str, driver: dict[str, str]) -> ET.Element:
+    """Add the trial's overlay on the shared disk, and the seed where there is one; return the first."""
+    prefix, device_bus = {"virtio": ("vd", "virtio"), "xen": ("xvd", "xen")}.get(bus, ("sd", bus))
     disk = ET.SubElement(devices, "disk", type="file", device="disk")
-    ET.SubElement(disk, "driver", name="qemu", type="qcow2", cache="writeback", io="threads")
+    ET.SubElement(disk, "driver", {"name": "qemu", "type": "qcow2", **driver})
     ET.SubElement(disk, "source", file=str(domain.disk))
     backing = ET.SubElement(disk, "backingStore", type="file")
-    ET.SubElement(backing, "format", type="raw")
+    ET.SubElement(backing, "format", type=domain.backing_format)
     ET.SubElement(backing, "source", file=str(domain.backing))
     ET.SubElement(backing, "backingStore")
-    ET.SubElement(disk, "target", dev="vda", bus="virtio")
-    _on_root_bus(disk, 2)
-    if domain.nic is not None:
-        interface = ET.SubElement(devices, "interface", type="ethernet")
-        ET.SubElement(interface, "mac", address=domain.nic.mac)
+    ET.SubElement(disk, "target", dev=f"{prefix}a", bus=device_bus)
+    if domain.seed is not None:
+        seed = ET.SubElement(devices, "disk", type="file", device="disk")
+        ET.SubElement(seed, "driver", name="qemu", type="raw")
+        ET.SubElement(seed, "source", file=str(domain.seed))
+        ET.SubElement(seed, "target", dev=f"{prefix}b", bus=device_bus)
+        ET.SubElement(seed, "readonly")
+    return disk
+
+
+def interface_element(devices: ET.Element, domain: Domain, model: str) -> ET.Element | None:
+    """Add the network card where the options and the lab give one; ``None`` without."""
+    kind, _, name = domain.options.network.partition(":")
+    if kind == "none" or domain.nic is None:
+        return None
+    types = {"lab": "ethernet"}
+    interface = ET.SubElement(devices, "interface", type=types.get(kind, kind))
+    ET.SubElement(interface, "mac", address=domain.nic.mac)
+    if kind == "lab":
         ET.SubElement(interface, "target", dev=domain.nic.interface, managed="yes")
-        ET.SubElement(interface, "model", type="virtio")
-        ET.SubElement(interface, "rom", enabled="no")
-        _on_root_bus(interface, 3)
-    serial = ET.SubElement(devices, "serial", type="unix")
-    ET.SubElement(serial, "source", mode="connect", path=str(domain.console))
-    ET.SubElement(serial, "target", type="isa-serial", port="0")
-    ET.SubElement(devices, "controller", type="usb", model="none")
-    ET.SubElement(devices, "memballoon", model="none")
+    elif kind != "user":
+        ET.SubElement(interface, "source", {kind: name})
+    if model:
+        ET.SubElement(interface, "model", type=model)
+    return interface
 
 
-def _qemu(root: ET.Element, domain: Domain) -> None:
-    """What only libvirt's QEMU driver understands."""
-    commandline = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}commandline")
-    ET.SubElement(commandline, f"{{{QEMU_NAMESPACE}}}env", name="ISOMARK_OWNER", value=domain.owner)
-    # libvirt would ask QEMU for each of some 400 CPU features one by one: 0.3 s of every start
-    capabilities = ET.SubElement(root, f"{{{QEMU_NAMESPACE}}}capabilities")
-    ET.SubElement(capabilities, f"{{{QEMU_NAMESPACE}}}del", capability="cpu-unavailable-features")
+def text(parent: ET.Element, tag: str, content: str, **attributes: str) -> None:
+    """Add element ``tag`` with nothing but ``content``."""
+    ET.SubElement(parent, tag, attributes).text = content
 
 
-def _on_root_bus(device: ET.Element, slot: int) -> None:
-    ET.SubElement(device, "address", type="pci", domain="0x0000", bus="0x00", slot=f"0x{slot:02x}", function="0x0")
+def _memory_backing(root: ET.Element, options: DomainOptions) -> None:
+    if not options.huge_pages and options.virtiofs is None:
+        return
+    backing = ET.SubElement(root, "memoryBacking")
+    if options.huge_pages:
+        ET.SubElement(backing, "hugepages")
+    if options.virtiofs is not None:  # its daemon maps the guest's memory
+        ET.SubElement(backing, "source", type="memfd")
+        ET.SubElement(backing, "access", mode="shared")
 
 
-def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
-    ET.SubElement(parent, tag, attributes).text = text
+def _tuning(root: ET.Element, options: DomainOptions) -> None:
+    if options.iothreads:
+        text(root, "iothreads", str(options.iothreads))
+    if options.pin:
+        tuning = ET.SubElement(root, "cputune")
+        for number, cpus in enumerate(options.pin):
+            ET.SubElement(tuning, "vcpupin", vcpu=str(number), cpuset=cpus)

@@ -1,68 +1,115 @@
-"""Virtual servers through libvirt: one driver for QEMU's emulated CPU and for KVM."""
+"""Virtual servers through libvirt: one driver for every hypervisor, which a ``Platform`` describes."""
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
-from bench.channel import Channel
 from bench.driver import Lab, Launch
-from bench.errors import DriverUnavailable, HostError, InstanceError
+from bench.errors import DriverUnavailable, HostError, InstanceError, OptionsError
 from bench.journal import Entry
 from bench.model import Image, Kind, WorkloadImage
 from vms import host, proof
-from vms.connection import Connection, User, told, uri
-from vms.console import ConsoleListener
-from vms.disk import ROOM_BYTES, make_disk
-from vms.domain import KERNEL_ARGUMENTS, Domain, Nic, domain_xml
+from vms.connection import Connection, User, is_remote, told, uri
+from vms.disk import ROOM_BYTES
+from vms.domain import Domain, Nic, Platform, domain_xml
+from vms.forms import build_direct, build_full
+from vms.full.disk import ARGUMENTS as FULL_ARGUMENTS
 from vms.graveyard import Graveyard
-from vms.initramfs import boot_files, find_busybox, trial_archive, write_initrd
+from vms.guest_files import KERNEL, FileStore, GuestFiles, LocalFiles, RemoteFiles, places
+from vms.initramfs import find_busybox
 from vms.instance import VirtualServer
 from vms.kernel import find_kernel
-from vms.process import Hypervisor
-from vms.qcow2 import write_overlay
-from vms.removal import kill_hypervisors, remove_domain
+from vms.life import bury
+from vms.modules import load_order
+from vms.options import DEFAULTS, DomainOptions, parse_options
+from vms.parity import parity
+from vms.qemu import KVM, QEMU
+from vms.removal import is_process_here, kill_hypervisors, remove_domain
+from vms.running import run_here, run_through_libvirt
 from vms.schema import load_schema, validate
+from vms.volumes import remove_volume
+from vms.xen import XEN_HVM, XEN_PV, XEN_PVH
 
 if TYPE_CHECKING:
     import libvirt
 
-__all__ = ["LibvirtDriver", "kvm", "qemu", "remove_domain"]
+__all__ = [
+    "LibvirtDriver",
+    "kvm",
+    "qemu",
+    "remove_domain",
+    "remove_volume",
+    "xen_hvm",
+    "xen_pv",
+    "xen_pvh",
+]
 
-MACHINE: Final = "q35"
-Accelerator = Literal["qemu", "kvm"]
+PLATFORMS: Final = (QEMU, KVM, XEN_PV, XEN_PVH, XEN_HVM)
 
 
 def qemu(lab: Lab) -> LibvirtDriver:
     """Virtual servers on a CPU that QEMU emulates (TCG): runs anywhere, slowly."""
-    return LibvirtDriver(lab, "qemu")
+    return LibvirtDriver(lab, QEMU)
 
 
 def kvm(lab: Lab) -> LibvirtDriver:
     """Virtual servers on the host's CPU (KVM)."""
-    return LibvirtDriver(lab, "kvm")
+    return LibvirtDriver(lab, KVM)
+
+
+def xen_pv(lab: Lab) -> LibvirtDriver:
+    """Virtual servers of Xen whose kernel knows that it has no machine of its own."""
+    return LibvirtDriver(lab, XEN_PV)
+
+
+def xen_pvh(lab: Lab) -> LibvirtDriver:
+    """Virtual servers of Xen with the processor's help and no emulated board."""
+    return LibvirtDriver(lab, XEN_PVH)
+
+
+def xen_hvm(lab: Lab) -> LibvirtDriver:
+    """Virtual servers of Xen with an emulated board."""
+    return LibvirtDriver(lab, XEN_HVM)
 
 
 class LibvirtDriver:
-    """Starts direct guests: kernel and initramfs from the host, our init, the payload on an ext4 disk."""
+    """Starts direct guests (kernel, our init, the payload on an ext4 disk) or full ones (a server's disk)."""
 
     kind: Kind = "vm"
 
-    def __init__(self, lab: Lab, accelerator: Accelerator) -> None:
-        self.name = accelerator
-        self._accelerator: Accelerator = accelerator
+    def __init__(self, lab: Lab, platform: Platform, options: DomainOptions | None = None) -> None:
+        self.name = platform.name
+        self._platform = platform
+        self._options = options or DEFAULTS
         self._lab = lab
-        self._connection = Connection(uri())
+        self._connection = Connection(uri(platform))
+        self._is_process = is_process_here(self._connection.address)
         self._graveyard = Graveyard(self._connection)
+        self._files: FileStore
+        if is_remote(self._connection.address):
+            self._files = RemoteFiles(lab, self._connection)
+        else:
+            self._files = LocalFiles(lab, lambda: self._user)
+
+    def configured(self, options: Mapping[str, object]) -> LibvirtDriver:
+        """Return this driver with a suite's ``options`` (``vms/options.py``).
+
+        Raises:
+            OptionsError: one is unknown, has a bad value or is nothing that the hypervisor knows.
+        """
+        parsed = parse_options(options)
+        if faults := self._platform.unsupported.faults(parsed):
+            raise OptionsError(faults)
+        self.close()
+        return LibvirtDriver(self._lab, self._platform, parsed)
 
     def check(self) -> None:
         """Ask libvirt for this kind of domain and look for everything a start needs; KVM really boots a kernel.
@@ -70,61 +117,66 @@ class LibvirtDriver:
         Raises:
             DriverUnavailable: something is missing; the hint says what would help.
         """
-        host.require_programs()
-        host.require_usable_kvm(required=self._accelerator == "kvm")
+        host.require_programs(() if self._is_process else host.EMULATORS)
+        if self._is_process:
+            host.require_usable_kvm(required=self._platform.domain_type == "kvm")
         kernel = find_kernel(self._lab.state)
-        find_busybox()
+        if self._options.guest == "direct":
+            load_order(kernel.modules, self._platform.modules)
+            find_busybox()
         load_schema()
         self._require_domain_type()
-        host.require_open_directories(self._user, self._lab.state, self._lab.scratch)
-        if self._accelerator == "kvm":
-            proof.require_kvm(self._lab, kernel)
+        if self._is_process:
+            host.require_open_directories(self._user, self._lab.state, self._lab.scratch)
+            if self._platform.domain_type == "kvm":
+                proof.require_kvm(self._lab, kernel)
 
     def describe(self) -> Mapping[str, str]:
         """Versions, machine, CPU and kernel; what differs from a container under ``parity``."""
-        libvirt_version, qemu_version = self._connection.versions()
+        libvirt_version, version = self._connection.versions()
+        platform, options = self._platform, self._options
         kernel = find_kernel(self._lab.state).version
-        emulated = self._accelerator == "qemu"
-        return {
-            "engine": f"libvirt {libvirt_version} / QEMU {qemu_version}",
-            "accelerator": "TCG" if emulated else "KVM",
+        emulated = self._is_emulated()
+        described = {
+            "engine": f"libvirt {libvirt_version} / {platform.title} {version}",
+            "accelerator": {"qemu": "TCG", "kvm": "KVM", "xen": "Xen"}[platform.domain_type],
             "emulated": "yes" if emulated else "no",
-            "machine": self._capabilities.findtext("machine") or MACHINE,
-            "cpu": "max" if emulated else "host-passthrough",
+            "machine": self._capabilities.findtext("machine") or platform.machine,
             "guest kernel": kernel,
-            "kernel arguments": " ".join(KERNEL_ARGUMENTS),
-            "disk": "virtio, ext4, qcow2 overlay on raw, cache=writeback, io=threads",
-            "balloon": "none",
-            "parity": "\n".join(_parity(kernel, emulated=emulated)),
+            "guest": options.guest,
+            "kernel arguments": " ".join(platform.kernel_arguments if options.guest == "direct" else FULL_ARGUMENTS),
         }
+        if platform.is_qemu:
+            accelerated = platform.domain_type == "kvm"
+            default = "host-passthrough" if accelerated else "max"
+            described |= {
+                "cpu": default if options.cpu == "default" else options.cpu,
+                "disk": f"virtio, ext4, qcow2 overlay on raw, cache={options.cache}, io={options.io}",
+                "balloon": options.balloon,
+            }
+        else:
+            described["disk"] = "xen-blkfront, ext4, qcow2 overlay on raw, qdisk"
+        changed = {name: str(value) for name, value in vars(options).items() if value != getattr(DEFAULTS, name)}
+        if changed:
+            described["options"] = ", ".join(f"{name} {value}" for name, value in changed.items())
+        if not self._is_process:
+            described["host"] = self._connection.address
+        described["parity"] = "\n".join(parity(platform, options, kernel, emulated=emulated))
+        return described
 
     def build(self, image: WorkloadImage) -> Image:
-        """Make the disk of ``image`` and the boot files, or find those made before.
+        """Make the disk of ``image`` and the boot files, or find those made before; bring them to the host.
 
         Raises:
             ImageError: the disk cannot be made.
             HostError: a program is missing, or there is no space.
             DriverUnavailable: there is no guest kernel or no busybox.
+            InstanceError: they cannot be uploaded.
         """
-        kernel = find_kernel(self._lab.state)
-        booted, initramfs = boot_files(self._lab.state, kernel)
-        disk = make_disk(image, self._lab.state / "disks")
-        extra = (booted, initramfs)
-        return Image(
-            digest=image.digest,
-            form="ext4 disk, kernel and initramfs",
-            location=disk.path,
-            # what is shipped is the kernel as packaged, what is kept and booted the one taken out of it
-            compressed_bytes=disk.compressed_bytes + sum(path.stat().st_size for path in (kernel.image, initramfs)),
-            unpacked_bytes=image.unpacked_bytes + sum(path.stat().st_size for path in extra),
-            on_disk_bytes=disk.on_disk_bytes + sum(path.stat().st_blocks * 512 for path in extra),
-            parts={
-                "disk": str(disk.path),
-                "kernel": str(booted),
-                "kernel version": kernel.version,
-                "initramfs": str(initramfs),
-            },
-        )
+        make = build_full if self._options.guest == "full" else build_direct
+        built = make(image, self._lab.state, self._platform)
+        self._files.keep(built)
+        return built
 
     def start(self, image: Image, launch: Launch) -> VirtualServer:
         """Create the domain and return as soon as libvirt lets it run.
@@ -145,11 +197,11 @@ class LibvirtDriver:
 
     def preview(self, launch: Launch) -> str:
         """The domain XML that ``start`` would hand to libvirt, with placeholders for files and UUID."""
-        folder = self._lab.scratch / launch.name
         state = self._lab.state
-        return domain_xml(
-            self._domain(launch, str(uuid.UUID(int=0)), folder, state / "boot/KERNEL", state / "disks/DISK.raw")
-        )
+        parts = {} if self._options.guest == "full" else {KERNEL: str(state / "boot/KERNEL")}
+        image = Image("", "", state / "disks/DISK.raw", None, None, None, parts)
+        files = places(image, PurePosixPath(self._lab.scratch / launch.name))
+        return domain_xml(self._domain(launch, str(uuid.UUID(int=0)), files))
 
     def close(self) -> None:
         """See the last domains off and close the connection; idempotent."""
@@ -163,68 +215,72 @@ class LibvirtDriver:
                 hint="lower limits.disk in the suite",
             )
         identity = str(uuid.uuid4())
-        folder = self._lab.scratch / launch.name
-        kernel, backing = Path(image.parts["kernel"]), image.location
-        domain = self._domain(launch, identity, folder, kernel, backing)
+        files = self._files.lay_out(image, launch, undo)
+        user = self._user
+        domain = replace(self._domain(launch, identity, files), keep_owners=user is not None)
         xml = domain_xml(domain)
         validate(xml)
-        folder.mkdir(mode=0o711)
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        self._write_files(domain, Path(image.parts["initramfs"]), trial_archive(launch))
         entry = self._lab.journal.own("domain", uri=self._connection.address, uuid=identity, name=launch.name)
         undo.callback(self._bury, entry)
-        listener = undo.enter_context(ConsoleListener(domain.console, self._user))
-        handle = self._create(xml)
-        fd, pid = listener.accept()
-        channel = Channel(fd, fd)
-        undo.callback(channel.close)
-        channel.push("spawned", spawned)
-        hypervisor = undo.enter_context(Hypervisor(pid))
-        address = launch.lease.address if launch.lease else None
-        server = VirtualServer(channel, hypervisor, handle, address)
+        if self._is_process:
+            running = run_here(domain, xml, self._create, user, undo)
+        else:
+            running = run_through_libvirt(domain, xml, self._create, self._connection, undo)
+        running.channel.push("spawned", spawned)
+        address = launch.lease.address if launch.lease and domain.nic else None
+        server = VirtualServer(running.channel, running.life, running.handle, self._platform, address)
         undo.callback(server.kill)
-        if domain.nic is not None and self._lab.network is not None:
+        if domain.nic is not None and self._options.network == "lab" and self._lab.network is not None:
             self._lab.network.adopt(domain.nic.interface)
         return server
 
-    def _domain(self, launch: Launch, identity: str, folder: Path, kernel: Path, backing: Path) -> Domain:
-        lease = launch.lease
+    def _domain(self, launch: Launch, identity: str, files: GuestFiles) -> Domain:
         return Domain(
-            accelerator=self._accelerator,
+            platform=self._platform,
             name=launch.name,
             uuid=identity,
             owner=self._lab.journal.owner.id,
             cpus=launch.limits.cpus,
             memory_bytes=launch.limits.memory_bytes,
-            kernel=kernel,
-            initrd=folder / "initrd",
-            disk=folder / "disk.qcow2",
-            backing=backing,
-            console=folder / "console",
-            nic=None if lease is None else Nic(lease.interface, lease.mac),
-            machine=MACHINE,
+            boot=files.boot,
+            disk=files.disk,
+            backing=files.backing,
+            seed=files.seed,
+            nvram=files.nvram if self._options.firmware == "ovmf" else None,
+            console=files.console if self._is_process else None,
+            nic=self._nic(launch),
+            options=self._options,
         )
 
-    def _write_files(self, domain: Domain, initramfs: Path, trial: bytes) -> None:
-        write_initrd(domain.initrd, initramfs, trial)
-        write_overlay(domain.disk, domain.backing, domain.backing.stat().st_size)
-        if self._user is not None:
-            for path in (domain.initrd, domain.disk):
-                os.chown(path, self._user.uid, self._user.gid)
+    def _nic(self, launch: Launch) -> Nic | None:
+        """The lab's network is on this host, and its tap QEMU's; any other is wherever the options say."""
+        if launch.lease is None or (self._options.network == "lab" and not self._is_process):
+            return None
+        return Nic(launch.lease.interface, launch.lease.mac)
 
-    def _create(self, xml: str) -> libvirt.virDomain:
+    def _create(self, xml: str, flags: int = 0) -> libvirt.virDomain:
         import libvirt
 
         handle = self._connection.open()
+        # should this process die, libvirtd destroys the domain by itself
+        tied = libvirt.VIR_DOMAIN_START_AUTODESTROY if self._platform.autodestroy else 0
         with told("libvirt cannot start the domain"):
-            # should this process die, libvirtd destroys the domain by itself
-            return handle.createXML(xml, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+            return handle.createXML(xml, tied | flags)
 
     def _bury(self, entry: Entry) -> None:
-        """Make sure that the process of the domain is dead, and only then call the domain gone."""
-        kill_hypervisors(entry.what["uuid"])
-        self._graveyard.add(entry.what["uuid"], entry.what["name"])
+        """Make sure that the domain is dead, and only then call it gone."""
+        if self._is_process:
+            kill_hypervisors(entry.what["uuid"])
+            self._graveyard.add(entry.what["uuid"], entry.what["name"])
+        else:
+            bury(self._connection, entry.what["uuid"])
         self._lab.journal.gone(entry)
+
+    def _is_emulated(self) -> bool:
+        """Whether the guest's CPU is software: QEMU's own, or that of a Xen which itself runs in such a machine."""
+        return self._platform.domain_type == "qemu" or (
+            self._platform.domain_type == "xen" and host.is_nested_xen(self._connection)
+        )
 
     @cached_property
     def _user(self) -> User | None:
@@ -233,30 +289,18 @@ class LibvirtDriver:
     @cached_property
     def _capabilities(self) -> ET.Element:
         """What libvirt can do for this kind of domain (libvirt, formatdomaincaps)."""
+        platform = self._platform
+        machine = self._options.machine or platform.machine
         with told("libvirt offers no such domain"):
             handle = self._connection.open()
-            return ET.fromstring(handle.getDomainCapabilities(None, "x86_64", MACHINE, self._accelerator))
+            return ET.fromstring(handle.getDomainCapabilities(None, "x86_64", machine, platform.domain_type))
 
     def _require_domain_type(self) -> None:
         try:
             offered = self._capabilities.findtext("domain")
         except InstanceError as error:
             raise DriverUnavailable(error.message, hint=error.hint) from error
-        if offered != self._accelerator:
-            raise DriverUnavailable(f"libvirt offers no domains of type {self._accelerator}", hint="script/bootstrap")
-
-
-def _parity(kernel: str, *, emulated: bool) -> list[str]:
-    """What a virtual server differs in from a process and a container, a sentence each."""
-    sentences = [
-        f"The virtual server runs its own kernel, {kernel}; processes and containers run on {platform.release()}.",
-        "CPU mitigations in the virtual server are those its kernel chooses for the CPU that it sees.",
-        "The virtual server's disk is cached twice, by its own kernel and by the host's (cache=writeback): direct "
-        "input and output passes the first and may still be served from the host's memory.",
-        "Its kernel is entered directly, without firmware or boot loader, and without randomising its address.",
-        f"No limit on processes is set inside the virtual server, and its disk has room for {ROOM_BYTES >> 30} GiB.",
-        "The payload is root in a machine of its own: no system call filter, no dropped capabilities, writable /sys.",
-    ]
-    if emulated:
-        sentences.append("The virtual server's CPU is emulated in software: its speed says nothing about hardware.")
-    return sentences
+        if offered != self._platform.domain_type:
+            raise DriverUnavailable(
+                f"libvirt offers no domains of type {self._platform.domain_type}", hint="script/bootstrap"
+            )

@@ -10,11 +10,10 @@ import time
 from typing import Final
 
 from bench.errors import DriverUnavailable
-from vms.connection import Connection
+from vms.connection import Connection, Watch
 from vms.log import remove_log
 
 FORGET_SECONDS: Final = 10.0
-_POLL_SECONDS: Final = 0.05
 
 
 class Graveyard:
@@ -22,28 +21,21 @@ class Graveyard:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._dead: dict[str, str] = {}
+        self._dead: dict[str, Watch] = {}
 
     def add(self, uuid: str, name: str) -> None:
         """Take in a domain whose process is dead; asking libvirt about it now would only wait with libvirt."""
-        self._dead[uuid] = name
+        self._dead[name] = self._connection.watch(uuid)
 
     def close(self) -> None:
-        """Wait, within limits, until libvirt has forgotten every one; idempotent."""
+        """Wait, within limits, until libvirt has told the end of every one; idempotent."""
         deadline = time.monotonic() + FORGET_SECONDS
-        while self._dead and time.monotonic() < deadline:
-            self._sweep()
-            if self._dead:
-                time.sleep(_POLL_SECONDS)
-        for name in self._dead.values():
+        for name, watch in self._dead.items():
+            if not watch.ended.is_set() and self._is_known(watch.uuid):
+                watch.ended.wait(max(0.0, deadline - time.monotonic()))
+            self._connection.forget(watch)
             remove_log(name)
         self._dead.clear()
-
-    def _sweep(self) -> None:
-        for uuid, name in list(self._dead.items()):
-            if not self._is_known(uuid):
-                remove_log(name)
-                del self._dead[uuid]
 
     def _is_known(self, uuid: str) -> bool:
         import libvirt

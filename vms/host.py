@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Literal
+from xml.etree import ElementTree as ET
 
 from bench.errors import DriverUnavailable
 from vms.access import blocked_directory, may_use
-from vms.connection import User
+from vms.connection import Connection, User, told
 
 KVM: Final = Path("/dev/kvm")
 PROGRAMS: Final = {
@@ -20,6 +22,8 @@ PROGRAMS: Final = {
     "lz4": "lz4",
 }
 """Program -> Debian package."""
+EMULATORS: Final = ("qemu-system-x86_64",)
+"""Those of the programs that only the host of the guests needs."""
 
 _QEMU_USERS: Final = ("libvirt-qemu", "qemu")
 """Whom Debian's and Fedora's libvirt run QEMU as."""
@@ -39,13 +43,14 @@ def missing_programs() -> dict[str, str]:
     return {name: package for name, package in PROGRAMS.items() if shutil.which(name, path=path) is None}
 
 
-def require_programs() -> None:
-    """Check that every program is installed.
+def require_programs(but: Sequence[str] = ()) -> None:
+    """Check that every program is installed; those in ``but`` are another host's business.
 
     Raises:
         DriverUnavailable: one is not.
     """
-    if missing := missing_programs():
+    missing = {name: package for name, package in missing_programs().items() if name not in but}
+    if missing:
         packages = " ".join(sorted(set(missing.values())))
         raise DriverUnavailable(
             f"not installed: {', '.join(missing)}", hint=f"script/bootstrap, or: apt-get install {packages}"
@@ -87,6 +92,17 @@ def require_open_directories(user: User | None, *directories: Path) -> None:
                 f"libvirt runs QEMU as user {user.uid}, which cannot enter {blocked}",
                 hint=f"chmod o+x {blocked}, or set ISOMARK_STATE to a directory that everybody can enter",
             )
+
+
+def is_nested_xen(connection: Connection) -> bool:
+    """Whether the Xen at ``connection`` itself runs in a virtual machine: its CPU then says so (CPUID 1, ECX 31).
+
+    Raises:
+        DriverUnavailable, InstanceError: libvirt cannot be asked.
+    """
+    with told():
+        capabilities = ET.fromstring(connection.open().getCapabilities())
+    return capabilities.find("host/cpu/feature[@name='hypervisor']") is not None
 
 
 def _default_user() -> User | None:

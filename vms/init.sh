@@ -2,6 +2,7 @@
 # Process 1 of a direct guest: the root disk, the network, then the payload on the console.
 # Every applet is a fork of busybox, some milliseconds on an emulated CPU, so there are few of them.
 echo 'isomark init'
+. /etc/terminal
 
 fail() {
     echo "isomark error $1"
@@ -10,7 +11,7 @@ fail() {
 
 # The console's last bytes are still on their way when echo returns; setting the terminal waits for them.
 leave() {
-    stty -F /dev/ttyS0 raw -echo
+    stty -F "$TERMINAL" raw -echo
     exec poweroff -n -f
 }
 
@@ -31,9 +32,9 @@ if [ -n "$ADDRESS" ]; then
     ifconfig eth0 "$ADDRESS" netmask "$NETMASK" && route add default gw "$GATEWAY" || fail 'no network'
 fi
 [ -d /root/isomark/scratch ] || mkdir -p -m 1777 /root/isomark/scratch
-stty -F /dev/ttyS0 raw -echo
+stty -F "$TERMINAL" raw -echo
 
-payload </dev/ttyS0 >/dev/ttyS0 2>&1 &
+payload <"$TERMINAL" >"$TERMINAL" 2>&1 &
 child=$!
 trap 'kill -TERM "$child"' INT
 # A signal ends wait early; wait also reaps whatever was left to process 1.

@@ -21,20 +21,19 @@ from bench.errors import DriverUnavailable, InstanceError
 from bench.network import Lease
 from vms import cpio
 from vms.cache import keep
+from vms.domain import Platform
 from vms.elf import is_static
 from vms.kernel import GuestKernel
 from vms.modules import load_order
+from vms.qemu import QEMU
 from vms.vmlinux import extract_vmlinux, has_pvh_entry
-
-MODULES: Final = ("virtio_pci", "virtio_blk", "virtio_net")
-"""Everything else that a direct guest needs is built into Debian's cloud kernel; each module costs boot time."""
 
 APPLETS: Final = ("chroot", "cp", "env", "ifconfig", "insmod", "mkdir", "mount", "poweroff", "route", "stty")
 """What init.sh calls; without /proc, which comes later, busybox finds its applets by links only."""
 
 _BUSYBOX: Final = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
 _EARLY: Final = """\
-/dev/vda /root ext4 noinit_itable 0 0
+{disk} /root ext4 noinit_itable 0 0
 devtmpfs /root/dev devtmpfs nosuid,noexec,mode=755 0 0
 proc /root/proc proc nosuid,nodev,noexec 0 0
 sysfs /root/sys sysfs nosuid,nodev,noexec 0 0
@@ -57,24 +56,24 @@ def find_busybox() -> Path:
     raise DriverUnavailable("there is no statically linked busybox", hint="apt-get install busybox-static")
 
 
-def boot_files(state: Path, kernel: GuestKernel) -> tuple[Path, Path]:
-    """Return the kernel to boot and the first archive, both made if need be in ``state/boot``.
-
-    The kernel is the raw one where it has a PVH entry, else the image as shipped.
+def boot_files(state: Path, kernel: GuestKernel, platform: Platform = QEMU) -> tuple[Path, Path]:
+    """Return the kernel that ``platform`` enters and the first archive, both made if need be in ``state/boot``.
 
     Raises:
-        DriverUnavailable: the kernel has no virtio, or there is no busybox.
+        DriverUnavailable: the kernel lacks the drivers of the platform's devices, or there is no busybox.
         HostError: they cannot be read or written.
     """
     image = kernel.image.read_bytes()
     raw = keep(state / "boot", f"vmlinux-{_digest(image)}", lambda: extract_vmlinux(image))
-    base = base_archive(load_order(kernel.modules, MODULES), find_busybox().read_bytes())
+    base = base_archive(load_order(kernel.modules, platform.modules), find_busybox().read_bytes(), platform)
     initramfs = keep(state / "boot", f"initramfs-{_digest(base)}", lambda: base)
-    return (raw if has_pvh_entry(raw.read_bytes()) else kernel.image), initramfs
+    if platform.kernel == "raw" or (platform.kernel == "raw if PVH" and has_pvh_entry(raw.read_bytes())):
+        return raw, initramfs
+    return keep(state / "boot", f"vmlinuz-{_digest(image)}", lambda: image), initramfs
 
 
-def base_archive(modules: Mapping[str, bytes], busybox: bytes) -> bytes:
-    """Return the archive that all guests of one kernel share; ``modules`` in load order."""
+def base_archive(modules: Mapping[str, bytes], busybox: bytes, platform: Platform = QEMU) -> bytes:
+    """Return the archive that all guests of one kernel and platform share; ``modules`` in load order."""
     init = files("vms").joinpath("init.sh").read_bytes()
     names = [f"modules/{position:02}-{name}.ko" for position, name in enumerate(modules)]
     return cpio.archive(
@@ -87,7 +86,8 @@ def base_archive(modules: Mapping[str, bytes], busybox: bytes) -> bytes:
             cpio.link("links/stdout", "/proc/self/fd/1"),
             cpio.link("links/stderr", "/proc/self/fd/2"),
             cpio.character_device("dev/console", 5, 1),
-            cpio.file("etc/early", _EARLY.encode()),
+            cpio.file("etc/early", _EARLY.format(disk=platform.disk).encode()),
+            cpio.file("etc/terminal", f"TERMINAL={platform.terminal}\n".encode()),
             cpio.file("etc/late", _LATE.encode()),
             cpio.file("bin/busybox", busybox, 0o755),
             *(cpio.link(f"bin/{applet}", "busybox") for applet in APPLETS),
@@ -106,15 +106,16 @@ def trial_archive(launch: Launch) -> bytes:
     return cpio.archive([cpio.file("trial", trial_script(launch).encode("utf-8", "surrogateescape"))])
 
 
-def trial_script(launch: Launch) -> str:
-    """Return the variables and the function ``payload`` that init.sh reads."""
+def trial_script(launch: Launch, root: str | None = "/root") -> str:
+    """Return the variables and the function ``payload`` that init.sh reads; it roots the payload in ``root``."""
     for name, value in launch.environment.items():
         if not name or "=" in name or "\0" in name + value:
             raise InstanceError(f"{name!r} cannot be an environment variable")
     if not launch.command or any("\0" in word for word in launch.command):
         raise InstanceError("the command has no words or holds a NUL byte")
     environment = [f"{name}={value}" for name, value in launch.environment.items()]
-    words = ["env", "-i", *environment, "/bin/chroot", "/root", *launch.command]
+    enter = [] if root is None else ["/bin/chroot", root]
+    words = ["env", "-i", *environment, *enter, *launch.command]
     settings = {"NAME": launch.name, **_network(launch.lease)}
     lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
     return "\n".join([*lines, f"payload() {{ exec {shlex.join(words)}; }}", ""])
@@ -131,7 +132,8 @@ def _network(lease: Lease | None) -> dict[str, str]:
     if lease is None:
         return {"ADDRESS": ""}
     netmask = str(ipaddress.IPv4Network((0, lease.prefix_length)).netmask)
-    return {"ADDRESS": lease.address, "NETMASK": netmask, "GATEWAY": lease.gateway}
+    prefix = str(lease.prefix_length)
+    return {"ADDRESS": lease.address, "PREFIX": prefix, "NETMASK": netmask, "GATEWAY": lease.gateway}
 
 
 def _digest(data: bytes) -> str:

@@ -5,35 +5,53 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from bench.channel import Channel
 from bench.errors import HostError
 from bench.model import Event, Line, MemoryReading
 from vms.connection import told
-from vms.log import last_words
-from vms.process import Hypervisor
+from vms.domain import Platform
 
 if TYPE_CHECKING:
     import libvirt
 
 KILL_SECONDS: Final = 10.0
-END_SECONDS: Final = 2.0
-"""How long QEMU's end may come after that of the console."""
-_CTRL_ALT_DEL: Final = (29, 56, 111)
-"""KEY_LEFTCTRL, KEY_LEFTALT, KEY_DELETE (Linux, input-event-codes.h)."""
-_KEY_MILLISECONDS: Final = 50
+END_SECONDS: Final = 5.0
+"""How long the hypervisor's end may come after that of the console."""
+_NANOSECONDS: Final = 1e9
+
+
+class Life(Protocol):
+    """What keeps a domain running: a process of this host, or something that libvirt looks after."""
+
+    @property
+    def title(self) -> str:
+        """What to call it in messages."""
+
+    def wait(self, timeout_seconds: float) -> bool:
+        """Wait until it ended; return whether it did in time."""
+
+    def kill(self) -> None:
+        """End it at once; fine if it has ended."""
+
+    def memory(self) -> MemoryReading:
+        """What it costs its host now."""
+
+    def last_words(self) -> list[str]:
+        """What the hypervisor said about its end."""
 
 
 class VirtualServer:
     """One running domain."""
 
     def __init__(
-        self, channel: Channel, hypervisor: Hypervisor, domain: libvirt.virDomain, address: str | None
+        self, channel: Channel, life: Life, domain: libvirt.virDomain, platform: Platform, address: str | None
     ) -> None:
         self._channel = channel
-        self._hypervisor = hypervisor
+        self._life = life
         self._domain = domain
+        self._platform = platform
         self._address = address
         self._undo = ExitStack()
         self._ended = False
@@ -71,29 +89,34 @@ class VirtualServer:
         self._channel.send(text)
 
     def memory(self) -> MemoryReading:
-        """Read what the QEMU process, and the memory cgroup libvirt made for it, cost the host now.
+        """Read what the QEMU process, and the memory cgroup libvirt made for it, cost the host now; or ask libvirt.
 
         Raises:
             InstanceError: the instance is gone.
         """
-        return self._hypervisor.memory()
+        return self._life.memory()
 
     def address(self) -> str | None:
         """The guest's address on the lab network."""
         return self._address
 
-    def stop(self, timeout_seconds: float) -> bool:
-        """Press Ctrl-Alt-Del, at which the guest's init sends SIGTERM to the payload and powers off after it.
+    def cpu_seconds(self) -> float:
+        """The CPU time that the domain has used on its host, as libvirt says.
 
-        The ACPI power button would need a daemon and two kernel modules in the guest, which every
-        boot would pay for. Return whether it ended in time; a guest without our init never does.
+        Raises:
+            InstanceError: the instance is gone.
         """
-        if not self._hypervisor.wait(0):
-            import libvirt
+        with told("libvirt does not tell the guest's CPU time"):
+            return float(self._domain.info()[4]) / _NANOSECONDS
 
-            with told("libvirt cannot press keys"):
-                keys = list(_CTRL_ALT_DEL)
-                self._domain.sendKey(libvirt.VIR_KEYCODE_SET_LINUX, _KEY_MILLISECONDS, keys, len(keys), 0)
+    def stop(self, timeout_seconds: float) -> bool:
+        """Ask the guest's init to end the payload and power off; return whether it ended in time.
+
+        A guest without our init never does.
+        """
+        if not self._life.wait(0):
+            with told("libvirt cannot ask the guest to end"):
+                self._platform.ask_to_end(self._domain)
         return self._await_end(timeout_seconds)
 
     def kill(self) -> None:
@@ -105,9 +128,9 @@ class VirtualServer:
         Raises:
             HostError: it does not die.
         """
-        self._hypervisor.kill()
+        self._life.kill()
         if not self._await_end(KILL_SECONDS):
-            raise HostError(f"QEMU process {self._hypervisor.pid} does not die", hint="dmesg may say what it waits for")
+            raise HostError(f"{self._life.title} does not die", hint="dmesg of its host may say what it waits for")
 
     def __enter__(self) -> Self:
         return self
@@ -118,11 +141,11 @@ class VirtualServer:
         self._undo.close()
 
     def _await_end(self, timeout_seconds: float) -> bool:
-        if not self._hypervisor.wait(timeout_seconds):
+        if not self._life.wait(timeout_seconds):
             return False
         if not self._ended:
             self._ended = True
             self._channel.push("exited")
             if not any(line.startswith("isomark exit ") for line in self._channel.tail):
-                self._channel.tail.extend(f"[{line}]" for line in last_words(self._domain.name()))
+                self._channel.tail.extend(f"[{line}]" for line in self._life.last_words())
         return True

@@ -11,13 +11,16 @@ from pathlib import Path
 from bench.errors import InstanceError
 from bench.memory import read_memory
 from bench.model import MemoryReading
+from vms.log import last_words
 
 
 class Hypervisor:
     """One QEMU process; holds a descriptor that pins it, so a later process of the same pid is never meant."""
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, pid: int, name: str = "") -> None:
         self.pid = pid
+        self.title = f"QEMU process {pid}"
+        self._name = name
         self._fd = os.pidfd_open(pid)
 
     def wait(self, timeout_seconds: float) -> bool:
@@ -47,6 +50,10 @@ class Hypervisor:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def last_words(self) -> list[str]:
+        """What QEMU itself said last about the domain called ``name``."""
+        return last_words(self._name) if self._name else []
 
     def memory(self) -> MemoryReading:
         """Sum the proportional set sizes of the process and its descendants (proc(5), smaps_rollup).

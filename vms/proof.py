@@ -18,9 +18,9 @@ from bench.driver import Lab
 from bench.errors import ConsoleFlood, ConsoleTimeout, DriverUnavailable
 from bench.journal import OWNER_VARIABLE, boot_id
 from vms.cache import keep
-from vms.domain import KERNEL_ARGUMENTS
 from vms.initramfs import boot_files
 from vms.kernel import GuestKernel, find_kernel
+from vms.qemu import KERNEL_ARGUMENTS
 
 BOOT_SECONDS: Final = 20.0
 EMULATOR: Final = "qemu-system-x86_64"

@@ -1,20 +1,21 @@
-"""An empty qcow2 overlay on a raw disk, written directly: 1 ms, where starting qemu-img takes 20."""
+"""An empty qcow2 overlay on a disk, written directly: 1 ms, where starting qemu-img takes 20."""
 
 from __future__ import annotations
 
 import os
 import struct
-from pathlib import Path
-from typing import Final
+from pathlib import Path, PurePath
+from typing import Final, Literal
 
+Format = Literal["raw", "qcow2"]
 CLUSTER_BITS: Final = 16
 _CLUSTER: Final = 1 << CLUSTER_BITS
 _HEADER_BYTES: Final = 104
 _BACKING_FORMAT: Final = 0xE2792ACA
 
 
-def write_overlay(path: Path, backing: Path, size_bytes: int) -> None:
-    """Create ``path`` as an overlay of raw disk ``backing``, both ``size_bytes`` long.
+def write_overlay(path: Path, backing: PurePath, size_bytes: int, backing_format: Format = "raw") -> None:
+    """Create ``path`` as an overlay of disk ``backing``, both ``size_bytes`` long.
 
     Version 3, four clusters: header, refcount table, one refcount block, L1 table
     (QEMU, docs/interop/qcow2.txt).
@@ -23,7 +24,9 @@ def write_overlay(path: Path, backing: Path, size_bytes: int) -> None:
         OSError: it exists already, or cannot be written.
     """
     backing_name = os.fsencode(backing)
-    extension = struct.pack(">II8s", _BACKING_FORMAT, 3, b"raw") + struct.pack(">II", 0, 0)
+    extension = struct.pack(">II8s", _BACKING_FORMAT, len(backing_format), backing_format.encode()) + struct.pack(
+        ">II", 0, 0
+    )
     covered = _CLUSTER * (_CLUSTER // 8)  # what one L1 entry, that is one L2 table, maps
     header = struct.pack(
         ">4sIQIIQIIQQIIQQQQII",

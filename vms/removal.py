@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from bench.errors import DriverUnavailable, HostError
-from vms.connection import Connection
+from vms.connection import Connection, is_remote
 from vms.domain import NAMESPACE
 from vms.graveyard import Graveyard
+from vms.life import destroy
 from vms.process import Hypervisor, find_hypervisors
 
 if TYPE_CHECKING:
@@ -21,24 +22,34 @@ def remove_domain(what: Mapping[str, str]) -> None:
     """Remove domain ``what["uuid"]`` at ``what["uri"]`` with its process; idempotent.
 
     A domain without our metadata is somebody else's, whatever its name, and is not touched. With
-    libvirtd gone the process alone is killed, found by the UUID that nobody but its run chose.
+    libvirtd gone the process alone is killed, found by the UUID that nobody but its run chose; what runs
+    elsewhere stays in the journal until its host answers.
 
     Raises:
-        HostError: it is somebody else's, or does not die.
+        HostError: it is somebody else's, or does not die, or its host does not answer.
     """
     connection = Connection(what["uri"])
     try:
         domain = _look_up(connection, what["uuid"])
-        if domain is not None and not _is_ours(domain):
+        if domain is not None and not is_ours(domain):
             raise HostError(
                 f"domain {domain.name()} was not started by isomark", hint="virsh destroy it yourself if you mean to"
             )
+        if not is_process_here(what["uri"]):
+            if domain is not None:
+                destroy(domain)
+            return
         kill_hypervisors(what["uuid"])
         graveyard = Graveyard(connection)
         graveyard.add(what["uuid"], what["name"])
         graveyard.close()
     finally:
         connection.close()
+
+
+def is_process_here(address: str) -> bool:
+    """Whether domains at libvirt URI ``address`` are processes of this host."""
+    return address.startswith("qemu") and not is_remote(address)
 
 
 def kill_hypervisors(uuid: str) -> None:
@@ -66,15 +77,18 @@ def _look_up(connection: Connection, uuid: str) -> libvirt.virDomain | None:
 
     try:
         return connection.open().lookupByUUIDString(uuid)
-    except DriverUnavailable:
-        return None
+    except DriverUnavailable as error:
+        if is_process_here(connection.address):
+            return None
+        raise HostError(error.message, hint=f"{error.hint}; its domain {uuid} may still run there") from error
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None
         raise HostError(f"libvirt cannot look for domain {uuid}: {error}", hint="script/bootstrap") from error
 
 
-def _is_ours(domain: libvirt.virDomain) -> bool:
+def is_ours(domain: libvirt.virDomain) -> bool:
+    """Whether ``domain`` carries our metadata, or is gone."""
     import libvirt
 
     try:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from bench.cli.images import app as image_app
+from bench.cli.vm import app as vm_app
 from bench.errors import IsomarkError, UsageError
 
 TYPER_INTERRUPTED = 130
@@ -30,6 +31,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(image_app)
+app.add_typer(vm_app)
 
 
 def main() -> None:

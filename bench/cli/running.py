@@ -19,7 +19,7 @@ from bench.conduct import resume as continue_result
 from bench.doctor import examine
 from bench.driver import Lab, Launch
 from bench.drivers import Chosen, choose_drivers, require_drivers
-from bench.errors import IsomarkError, StoreError
+from bench.errors import IsomarkError, OptionsError, StoreError
 from bench.lab import open_lab
 from bench.model import Workload
 from bench.network import example_lease
@@ -96,7 +96,7 @@ def preview(request: Request) -> bool:
     suite, workloads = request.resolve()
     console = Console()
     with open_lab(state_directory()) as lab:
-        chosen = choose_drivers(suite.drivers, lab)
+        chosen = _choose(suite, lab)
         try:
             _print_preview(console, suite, workloads, chosen)
         finally:
@@ -126,13 +126,20 @@ def report(folder: Path, out: Path) -> None:
     Console().print(str((out / "report.html").resolve()), highlight=False, soft_wrap=True, markup=False)
 
 
+def _choose(suite: Suite, lab: Lab) -> Chosen:
+    try:
+        return choose_drivers(suite.drivers, lab, suite.options)
+    except OptionsError as error:
+        raise suite.refused(error) from error
+
+
 @contextmanager
 def _prepared(suite: Suite, workloads: Sequence[Workload], lab: Lab, console: Console) -> Iterator[Prepared]:
     """Choose drivers and build images, telling what is going on; drivers are closed at the end."""
     with console.status("looking at the host") as status:
         findings = examine(lab.state, None)
         status.update("choosing drivers; the first time KVM is proved by booting a kernel, at most 20 s")
-        chosen = choose_drivers(suite.drivers, lab)
+        chosen = _choose(suite, lab)
         try:
             require_cases(suite, chosen)
             for gone in chosen.absent:

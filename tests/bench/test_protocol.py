@@ -13,6 +13,8 @@ from bench import protocol
     ("text", "message"),
     [
         ("isomark init", protocol.Init()),
+        ("isomark loader", protocol.Step("loader")),
+        ("isomark unit dev-vda3.device", protocol.Step("dev-vda3.device")),
         ("isomark ready", protocol.Ready()),
         ("isomark round 3 begin", protocol.RoundBegin(3)),
         ('isomark round 3 end {"x_per_second": 1.5}', protocol.RoundEnd(3, {"x_per_second": 1.5})),
@@ -51,6 +53,9 @@ def test_anything_else_is_noise(text: str) -> None:
         "isomark metric " + "[" * 100_000,
         "isomark exit",
         "isomark exit -1",
+        "isomark loader of what",
+        "isomark unit",
+        "isomark unit ../x y",
     ],
 )
 def test_a_line_that_breaks_the_protocol_is_malformed_and_never_a_figure(text: str) -> None:

@@ -34,10 +34,10 @@ from bench.lab import open_lab
 from bench.model import Image, Limits, WorkloadImage
 from bench.state import state_directory
 from vms.console import ConsoleListener
-from vms.domain import KERNEL_ARGUMENTS
 from vms.driver import LibvirtDriver
 from vms.initramfs import trial_archive, write_initrd
 from vms.qcow2 import write_overlay
+from vms.qemu import KERNEL_ARGUMENTS, KVM, QEMU
 
 if TYPE_CHECKING:
     import libvirt
@@ -51,9 +51,9 @@ class TimedDriver(LibvirtDriver):
 
     asked = created = 0.0
 
-    def _create(self, xml: str) -> libvirt.virDomain:
+    def _create(self, xml: str, flags: int = 0) -> libvirt.virDomain:
         self.asked = time.monotonic()
-        domain = super()._create(xml)
+        domain = super()._create(xml, flags)
         self.created = time.monotonic()
         return domain
 
@@ -140,7 +140,7 @@ def by_hand(driver: TimedDriver, image: Image, launch: Launch, lab: Lab) -> dict
 
 
 def measure(lab: Lab, accelerator: str, starts: int, tree: Path) -> dict[str, dict[str, list[float]]]:
-    driver = TimedDriver(lab, "kvm" if accelerator == "kvm" else "qemu")
+    driver = TimedDriver(lab, KVM if accelerator == "kvm" else QEMU)
     driver.check()
     size = sum(path.stat().st_size for path in tree.rglob("*") if path.is_file())
     digest = f"sha256:{hashlib.sha256((tree / 'bin/busybox').read_bytes()).hexdigest()}"

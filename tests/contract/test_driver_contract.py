@@ -111,8 +111,11 @@ def test_an_idle_instance_answers_and_costs_memory(driver: Driver, image: Image,
         dialogue.ready()
         assert dialogue.ping() < READY_SECONDS
         reading = instance.memory()
-    assert reading.processes >= 1
-    assert reading.pss_bytes > 50_000
+    if reading.hypervisor_bytes is None:  # else it runs where its processes cannot be seen
+        assert reading.processes is not None
+        assert reading.processes >= 1
+        assert reading.pss_bytes is not None
+        assert reading.pss_bytes > 50_000
     assert reading.cgroup_bytes is None or reading.cgroup_bytes > 0
 
 

@@ -3,41 +3,111 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
 from xml.etree import ElementTree as ET
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import DriverUnavailable, InstanceError
-from vms.domain import KERNEL_ARGUMENTS, Domain, Nic, domain_xml
+from bench.errors import DriverUnavailable, InstanceError, OptionsError
+from vms.domain import Boot, Domain, Nic, Platform, domain_xml
+from vms.options import DomainOptions
+from vms.qemu import KERNEL_ARGUMENTS, KVM, QEMU
 from vms.schema import SCHEMA, validate
+from vms.xen import XEN_HVM, XEN_PV, XEN_PVH
 
 GOLDEN = Path(__file__).parent / "golden"
+PLATFORMS = (QEMU, KVM, XEN_PV, XEN_PVH, XEN_HVM)
 NIC = Nic("iso0000000001", "02:15:0a:d5:00:02")
+BOOT = Boot(PurePosixPath("/s/boot/vmlinux"), PurePosixPath("/s/scratch/initrd"))
+FULL = DomainOptions(guest="full", firmware="bios")
 
 
-def domain(accelerator: Literal["qemu", "kvm"] = "qemu", nic: Nic | None = NIC, name: str = "iso-x-1") -> Domain:
+def domain(
+    platform: Platform = QEMU,
+    nic: Nic | None = NIC,
+    name: str = "iso-x-1",
+    options: DomainOptions | None = None,
+    boot: Boot | None = BOOT,
+    seed: PurePosixPath | None = None,
+) -> Domain:
     return Domain(
-        accelerator=accelerator, name=name, uuid="00000000-0000-4000-8000-000000000001", owner="0badcafe", cpus=2,
-        memory_bytes=512 * 1024**2, kernel=Path("/s/boot/vmlinux"), initrd=Path("/s/scratch/initrd"),
-        disk=Path("/s/scratch/disk.qcow2"), backing=Path("/s/disks/disk.raw"), console=Path("/s/scratch/console"),
-        nic=nic,
+        platform=platform, name=name, uuid="00000000-0000-4000-8000-000000000001", owner="0badcafe", cpus=2,
+        memory_bytes=512 * 1024**2, boot=boot, disk=PurePosixPath("/s/scratch/disk.qcow2"),
+        backing=PurePosixPath("/s/disks/disk.raw"), console=PurePosixPath("/s/scratch/console"), nic=nic,
+        seed=seed, options=options or DomainOptions(),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("accelerator", ["qemu", "kvm"])
-@pytest.mark.parametrize("nic", [NIC, None], ids=["network", "alone"])
-def test_the_xml_is_the_golden_one_and_valid(accelerator: Literal["qemu", "kvm"], nic: Nic | None) -> None:
-    golden = GOLDEN / f"{accelerator}-{'network' if nic else 'alone'}.xml"
-    xml = domain_xml(domain(accelerator, nic))
+def full(platform: Platform, options: DomainOptions = FULL) -> Domain:
+    return domain(platform, options=options, boot=None, seed=PurePosixPath("/s/scratch/trial"))
+
+
+def _golden(name: str, xml: str) -> None:
+    """Compare with the golden file, and with libvirt's grammar."""
+    golden = GOLDEN / f"{name}.xml"
     if os.environ.get("ISOMARK_REGENERATE"):
         golden.write_text(xml)
     assert xml == golden.read_text()
     _require_schema()
     validate(xml)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS, ids=lambda platform: platform.name)
+@pytest.mark.parametrize("nic", [NIC, None], ids=["network", "alone"])
+def test_a_direct_guest_is_the_golden_one_and_valid(platform: Platform, nic: Nic | None) -> None:
+    bridge = DomainOptions(network="bridge:xenbr0") if not platform.is_qemu and nic else DomainOptions()
+    _golden(f"{platform.name}-{'network' if nic else 'alone'}", domain_xml(domain(platform, nic, options=bridge)))
+
+
+@pytest.mark.parametrize("platform", [QEMU, KVM, XEN_HVM], ids=lambda platform: platform.name)
+def test_a_full_guest_is_the_golden_one_and_valid(platform: Platform) -> None:
+    network = "lab" if platform.is_qemu else "bridge:xenbr0"
+    _golden(f"{platform.name}-full", domain_xml(full(platform, replace(FULL, network=network))))
+
+
+def test_a_full_guest_with_uefi_is_the_golden_one_and_valid() -> None:
+    _golden("qemu-full-ovmf", domain_xml(full(QEMU, replace(FULL, firmware="ovmf"))))
+
+
+def test_every_option_shows_in_the_golden_guest_that_has_them_all() -> None:
+    options = DomainOptions(
+        guest="full", firmware="bios", sockets=1, cores=1, threads=2, pin=("0", "1-2"), cpu="host-model",
+        huge_pages=True,
+        balloon="virtio", free_page_reporting=True, disk_bus="scsi", cache="none", io="native", iothreads=1,
+        network="network:default", network_model="e1000", machine="pc", virtiofs=Path("/srv/shared"),
+    )  # fmt: skip
+    assert options.faults() == []
+    _golden("kvm-full-options", domain_xml(full(KVM, options)))
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (DomainOptions(iothreads=2), "iothread"),
+        (DomainOptions(network="user"), 'type="user"'),
+        (DomainOptions(network="none"), ""),
+        (DomainOptions(network="network:default"), 'network="default"'),
+        (DomainOptions(cpu="host-model"), "host-model"),
+        (DomainOptions(cache="directsync", io="native"), "directsync"),
+        (DomainOptions(cache="none", io="io_uring"), "io_uring"),
+        (DomainOptions(huge_pages=True), "hugepages"),
+        (DomainOptions(sockets=2, cores=1), 'sockets="2"'),
+        (DomainOptions(machine="microvm"), "microvm"),
+    ],
+)
+def test_an_option_alone_is_valid_too(options: DomainOptions, word: str) -> None:
+    assert options.faults() == []
+    xml = domain_xml(domain(options=options))
+    assert word in xml
+    _require_schema()
+    validate(xml)
+
+
+def test_a_topology_must_multiply_to_the_cpus_granted() -> None:
+    with pytest.raises(OptionsError, match=r"limits\.cpus = 2"):
+        domain_xml(domain(options=DomainOptions(cores=3)))
 
 
 def _require_schema() -> None:
@@ -75,14 +145,14 @@ def test_the_owner_stands_in_the_metadata() -> None:
 
 
 def test_only_the_accelerator_tells_kvm_from_qemu() -> None:
-    def plain(accelerator: Literal["qemu", "kvm"]) -> str:
-        root = ET.fromstring(domain_xml(domain(accelerator)))
+    def plain(platform: Platform) -> str:
+        root = ET.fromstring(domain_xml(domain(platform)))
         root.attrib.pop("type")
         (cpu,) = root.findall("cpu")
         cpu.attrib.clear()
         return ET.tostring(root, encoding="unicode")
 
-    assert plain("qemu") == plain("kvm")
+    assert plain(QEMU) == plain(KVM)
 
 
 def test_the_guest_keeps_its_mitigations() -> None:

@@ -1,0 +1,89 @@
+"""A terminal on a guest's console."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import termios
+import tty
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import typer
+
+from bench.errors import InstanceError
+
+if TYPE_CHECKING:
+    from vms.connection import Connection
+    from vms.ours import OwnDomain
+
+LEAVE: Final = b"\x1d"
+"""Ctrl-]."""
+_CHUNK: Final = 65536
+
+
+def attach(connection: Connection, own: OwnDomain, *, force: bool) -> None:
+    """Carry the console of ``own`` to standard output and standard input to it, until either ends or Ctrl-] is typed.
+
+    Raises:
+        InstanceError: libvirt does not hold its console, or somebody else reads it.
+    """
+    import libvirt
+
+    from vms.stream import ConsoleStream
+
+    try:
+        stream = ConsoleStream(connection.open(), own.handle, force=force)
+    except libvirt.libvirtError as error:
+        raise InstanceError(f"no console of {own.name}: {error}", hint=_hint(str(error))) from error
+    fd = stream.detach()
+    typer.echo(f"console of {own.name}; Ctrl-] leaves", err=True)
+    try:
+        with _raw(sys.stdin.fileno()):
+            _carry(fd, sys.stdin.fileno(), sys.stdout.fileno())
+    finally:
+        os.close(fd)
+        stream.close()
+
+
+def _hint(text: str) -> str:
+    if "not using a PTY" in text:
+        return "it is connected to the run that started it; the trial's record has its last lines"
+    if "Active console session" in text:
+        return "the run that started it reads it; --force takes it away, and the trial then fails"
+    return "isomark vm ls shows whether it still runs"
+
+
+def _carry(console: int, source: int, sink: int) -> None:
+    readable = [console, source]
+    while console in readable:
+        ready, _, _ = select.select(readable, [], [])
+        if console in ready:
+            data = os.read(console, _CHUNK)
+            if not data:
+                return
+            os.write(sink, data)
+        if source in ready:
+            typed = os.read(source, _CHUNK)
+            before, left, _ = typed.partition(LEAVE)
+            os.write(console, before)
+            if left:
+                return
+            if not typed:  # standard input ended; what the guest says is still wanted
+                readable.remove(source)
+
+
+@contextmanager
+def _raw(fd: int) -> Iterator[None]:
+    """Hand on every key as it is typed; nothing to do where no terminal is."""
+    if not os.isatty(fd):
+        yield
+        return
+    before = termios.tcgetattr(fd)
+    tty.setraw(fd)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)

@@ -1,0 +1,127 @@
+"""Another host for libvirt, on this one: a libvirtd of an ordinary user, reached over TCP on loopback.
+
+It knows neither our files nor our processes, may be killed and started again, and its guests are real.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+USER = "nobody"
+START_SECONDS = 30.0
+
+
+class SessionHost:
+    """A libvirtd of ``USER``, with everything it writes in ``home``."""
+
+    def __init__(self, home: Path, auth: str = "none") -> None:
+        self.home = home
+        self._auth = auth
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"qemu+tcp://127.0.0.1:{self.port}/session"
+        self._daemon: subprocess.Popen[bytes] | None = None
+        user = pwd.getpwnam(USER)
+        for name in ("", "pool", "run", "config/libvirt"):
+            (home / name).mkdir(parents=True, exist_ok=True)
+        (home / "config/libvirt/qemu.conf").write_text('stdio_handler = "file"\n')
+        (home / "libvirtd.conf").write_text(
+            f'listen_tls = 0\nlisten_tcp = 1\nlisten_addr = "127.0.0.1"\ntcp_port = "{self.port}"\n'
+            f'auth_tcp = "{auth}"\n'
+        )
+        for path in (home, *home.rglob("*")):
+            os.chown(path, user.pw_uid, user.pw_gid)
+
+    def start(self) -> None:
+        """Start the daemon and wait until it listens."""
+        user = pwd.getpwnam(USER)
+        places = {"HOME": "", "XDG_RUNTIME_DIR": "run", "XDG_CONFIG_HOME": "config", "XDG_CACHE_HOME": "cache",
+                  "XDG_DATA_HOME": "data", "XDG_STATE_HOME": "state"}  # fmt: skip
+        environment = {variable: str(self.home / place) for variable, place in places.items()}
+        log = os.open(self.home / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC)
+        self._daemon = subprocess.Popen(
+            ["libvirtd", "--listen", "--config", str(self.home / "libvirtd.conf")],
+            env={**environment, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
+            cwd=self.home, user=user.pw_uid, group=user.pw_gid, extra_groups=[], start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=log,
+        )  # fmt: skip
+        os.close(log)
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            if self._daemon.poll() is not None:
+                break
+            time.sleep(0.05)
+        pytest.fail(f"libvirtd does not listen: {(self.home / 'log').read_text()[-500:]}")
+
+    def define_pool(self) -> None:
+        """Give isomark a place: an ordinary user may not write the default one."""
+        import libvirt
+
+        connection = libvirt.open(self.uri)
+        pool = connection.storagePoolDefineXML(
+            f"<pool type='dir'><name>isomark</name><target><path>{self.home / 'pool'}</path></target></pool>", 0
+        )
+        pool.create(0)
+        connection.close()
+
+    def volumes(self) -> list[str]:
+        """The files in the pool's directory."""
+        return sorted(os.listdir(self.home / "pool"))
+
+    def hypervisors(self) -> list[int]:
+        """The QEMU processes of this host: those that have its directory on their command line."""
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if b"qemu-system" in words[0] and any(os.fsencode(self.home) in word for word in words):
+                found.append(int(path.parent.name))
+        return found
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """End the daemon; its guests are not asked."""
+        if self._daemon is not None:
+            self._daemon.send_signal(number)
+            self._daemon.wait(START_SECONDS)
+            self._daemon = None
+
+    def close(self) -> None:
+        """End the daemon and what it left."""
+        self.stop(signal.SIGKILL)
+        for pid in self.hypervisors():
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self.home, ignore_errors=True)
+
+
+@contextmanager
+def session_host(auth: str = "none") -> Iterator[SessionHost]:
+    """Run one for the length of a block; skips where it cannot be had."""
+    pytest.importorskip("libvirt")
+    if os.geteuid() != 0 or shutil.which("libvirtd", path="/usr/sbin:/sbin:/usr/bin") is None:
+        pytest.skip("a second libvirtd needs root and libvirtd")
+    host = SessionHost(Path(tempfile.mkdtemp(prefix="isomark-host-")), auth)
+    try:
+        host.start()
+        if auth == "none":
+            host.define_pool()
+        yield host
+    finally:
+        host.close()
