@@ -16,11 +16,9 @@ import os
 
 from bench.errors import HostError, InstanceError
 from runtimes import kernel_files, libc, steps
-from runtimes.entering import bear_through_copy
 from runtimes.inside import Nursery, become
 from runtimes.security import seccomp
 from runtimes.steps import StepFailed
-from runtimes.usermap import map_users
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -231,6 +229,8 @@ def bear_copy(spec: Spec, birthplace: int | None, nursery: Nursery, begin: Calla
         nursery.filter = _read_filter(spec["seccomp"])
     flags = spec["namespaces"] & ~libc.CLONE_NEWCGROUP
     if spec["join"] or spec["time_offsets"] is not None:
+        from runtimes.entering import bear_through_copy  # here and below: not on the way of who needs none of it
+
         return bear_through_copy(spec, flags, birthplace, nursery.proc, begin, live)
     mapped, tell = os.pipe() if spec["uid_map"] is not None else (-1, -1)
     try:
@@ -261,6 +261,8 @@ def _read_filter(path: str) -> Program:
 
 def _map(spec: Spec, pid: int, pidfd: int, tell: int) -> None:
     """Map the users of the copy, which waits for a byte through ``tell``."""
+    from runtimes.usermap import map_users
+
     try:
         map_users(pid, spec)
         os.write(tell, b"+")

@@ -35,6 +35,9 @@ class Identity:
 def look_up(user: User) -> Identity:
     """Find ``user`` in the /etc of the root that this process is in, as Docker does.
 
+    Its first group is among its further ones as well: who could leave it, by a set-group-ID program, would escape what
+    a file refuses to that group (CVE-2022-36109).
+
     Raises:
         OSError: a file is no regular file, or cannot be read.
         ValueError: there is no such user or group.
@@ -51,11 +54,13 @@ def look_up(user: User) -> Identity:
     uid = _number(entry[2] if entry else name)
     groups = list(user["groups"])
     if colon and group:
-        return Identity(uid, _group(group), groups, entry[5] if entry else "/")
-    if entry is None:
-        return Identity(uid, 0, groups, "/")
-    member_of = [row for row in _rows("/etc/group", 4) if entry[0] in row[3].split(",")]
-    return Identity(uid, _number(entry[3]), [*groups, *(_number(row[2]) for row in member_of)], entry[5] or "/")
+        gid = _group(group)
+    elif entry is None:
+        gid = 0
+    else:
+        gid = _number(entry[3])
+        groups += [_number(row[2]) for row in _rows("/etc/group", 4) if entry[0] in row[3].split(",")]
+    return Identity(uid, gid, list(dict.fromkeys([gid, *groups])), (entry[5] or "/") if entry else "/")
 
 
 def own_standard_streams(identity: Identity) -> None:

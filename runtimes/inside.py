@@ -109,7 +109,7 @@ class _Becoming:
     def _begin(self) -> None:
         self._doing.begin("tie its life to its parent's")
         for number in range(1, _signal.NSIG):
-            if _signal.getsignal(number) == _signal.SIG_IGN:  # Python ignores SIGPIPE, and nohup more
+            if _signal.getsignal(number) not in (_signal.SIG_DFL, None):  # Python ignores SIGPIPE, and nohup more
                 _signal.signal(number, _signal.SIG_DFL)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, [])
         self._tie()
@@ -269,7 +269,10 @@ class _Becoming:
             os.chdir("/")  # where it has no root of its own it is elsewhere still
         else:
             root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-            place = mounts.make_target(root, cwd, directory=True)
+            if self._spec["root"][0] == "joined":  # somebody else's: nothing is made there
+                place = libc.openat2(root, cwd, os.O_PATH | os.O_DIRECTORY, mounts.FOLLOWING)
+            else:
+                place = mounts.make_target(root, cwd, directory=True)
             os.fchdir(place)
             os.close(place)
             os.close(root)

@@ -162,14 +162,19 @@ def _header(path: str, resolve: int) -> bytes:
 
 
 def _interpreter(header: bytes) -> list[str] | None:
-    """The interpreter that a script names, and its one argument (execve(2), "Interpreter scripts")."""
+    """The interpreter that a script names, and its one argument, as the kernel reads them (fs/binfmt_script.c).
+
+    Spaces and tabs part them, and no other white space, which may be in a name; a null byte ends either.
+    """
     if not header.startswith(b"#!"):
         return None
-    line = header[2:].partition(b"\n")[0].strip(b" \t\0")
-    words = line.split(None, 1)
-    if not words:
+    line = header[2:].partition(b"\n")[0].strip(b" \t")
+    length = next((at for at, byte in enumerate(line) if byte in b" \t\0"), len(line))
+    name, rest = line[:length], line[length:]
+    if not name:
         raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
-    return [os.fsdecode(word) for word in words]
+    argument = rest.lstrip(b" \t").partition(b"\0")[0]
+    return [os.fsdecode(word) for word in (name, argument) if word]
 
 
 def _without_links(path: str) -> str:

@@ -16,7 +16,6 @@ from bench.errors import HostError, IsomarkError
 from runtimes import identity, libc
 from runtimes.engine.place import VARIABLE, state_directory
 from runtimes.steps import StepFailed
-from runtimes.usermap import write_maps
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,6 +167,8 @@ def _join(pid: int) -> None:
 
 def _unshare_mapped(uid_map: Rows, gid_map: Rows) -> None:
     """Make the namespaces; a copy that stays outside writes the maps, which takes somebody there."""
+    from runtimes.usermap import write_maps
+
     pid = os.getpid()
     made, made_end = os.pipe()
     said, said_end = os.pipe()

@@ -34,14 +34,6 @@ _LETTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY
 _KNOWN: Final = frozenset((*REQUIRED, "blkio", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "io"))
 
 
-def open_door(birthplace: int) -> int:
-    """A file of the version 2 group ``birthplace`` for a new process to write ``0`` to that cannot be born there.
-
-    What counts is who opened it (Linux 5.16, "cgroup: Use open-time credentials"). The caller closes it.
-    """
-    return os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=birthplace)
-
-
 class Group:
     """A container's cgroup in every hierarchy that limits or counts something.
 
@@ -108,24 +100,29 @@ class Group:
             self._unified = path
             self._v2 |= controllers
 
-    def entrances(self) -> tuple[int | None, list[int]]:
+    def entrances(self, *, born: bool = True) -> tuple[int | None, list[int]]:
         """Descriptors by which a new process gets into the group; the caller closes them.
 
         First the directory of the version 2 group if there is one, to be born in (clone3(2), CLONE_INTO_CGROUP); then
-        the ``tasks`` files of version 1, for the new process itself to write ``0`` to.
+        the ``tasks`` files of version 1, for the new process itself to write ``0`` to. Where it cannot be ``born``
+        there, a file of the version 2 group is among these: what counts is who opened it (Linux 5.16, "cgroup: Use
+        open-time credentials").
         """
+        birthplace: int | None = None
         opened: list[int] = []
         try:
             for path in self._directories:
-                if path == self._unified:
-                    opened.insert(0, os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-                else:
+                if path != self._unified:
                     opened.append(os.open(f"{path}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+                elif born:
+                    birthplace = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+                else:
+                    opened.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:
-            for fd in opened:
+            for fd in (*opened, *(() if birthplace is None else (birthplace,))):
                 os.close(fd)
             raise HostError(f"cannot open cgroup {self.name}: {error.strerror}") from error
-        return (None, opened) if self._unified is None else (opened[0], opened[1:])
+        return birthplace, opened
 
     def open_entrances(self, stack: ExitStack) -> tuple[int | None, list[int]]:
         """The same, open as long as ``stack`` is."""

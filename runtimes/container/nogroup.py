@@ -23,7 +23,7 @@ class NoGroup:
         self.name = name
         self.reason = reason
 
-    def entrances(self) -> tuple[int | None, list[int]]:
+    def entrances(self, *, born: bool = True) -> tuple[int | None, list[int]]:  # noqa: ARG002 - as Group
         """None."""
         return None, []
 

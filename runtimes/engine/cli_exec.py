@@ -14,8 +14,8 @@ from runtimes.engine.command import Command
 from runtimes.engine.config import given_environment
 from runtimes.engine.console import Console
 from runtimes.engine.containers import find
+from runtimes.engine.failure import StartFailed
 from runtimes.engine.joining import bear_within, spaces_of
-from runtimes.engine.launch import StartFailed
 from runtimes.engine.place import Place
 from runtimes.engine.security import security_of
 from runtimes.engine.terminal import DETACH_KEYS, parse_keys, size

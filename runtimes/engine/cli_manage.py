@@ -8,13 +8,14 @@ import sys
 from bench.errors import HostError, InstanceError, IsomarkError, UsageError
 from runtimes.engine import life, text, wire
 from runtimes.engine.command import Command
-from runtimes.engine.config import parse_signal, to_seconds
-from runtimes.engine.container import LIVE, SHORT
+from runtimes.engine.config import to_seconds
+from runtimes.engine.container import LIVE, SHORT, NoSuchContainer
 from runtimes.engine.containers import every, find
 from runtimes.engine.files import Damaged
 from runtimes.engine.place import Place
 from runtimes.engine.process import Process
 from runtimes.engine.removal import erase, erase_damaged, settle, with_own_journal
+from runtimes.engine.signals import parse_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,11 +39,16 @@ PRUNE: Table = (("force", "f", "", "Do not ask"),)
 
 
 def _each(
-    options: Options, work: Callable[[Container], str | None], found: Mapping[str, Container] | None = None
+    options: Options,
+    work: Callable[[Container], str | None],
+    found: Mapping[str, Container] | None = None,
+    *,
+    lenient: bool = False,
 ) -> int:
     """Do ``work`` on each container named and print its name, or what work returns; go on after a failure.
 
-    ``found``: containers by name that were looked up already, and may be gone by now.
+    ``found``: containers by name that were looked up already, and may be gone by now. ``lenient``: that there is none
+    of a name is told, and no failure.
     """
     if not options.rest:
         raise UsageError("the container's name is missing", hint="isomark container ps lists them")
@@ -53,7 +59,7 @@ def _each(
             told = work(found[name] if found is not None else find(place, name))
         except IsomarkError as error:
             _complain(error)
-            status = 1
+            status = status if lenient and isinstance(error, NoSuchContainer) else 1
         else:
             sys.stdout.write(f"{name if told is None else told}\n")
             sys.stdout.flush()
@@ -142,7 +148,10 @@ def wait(options: Options) -> int:
         found[name] = container = find(place, name)
         connection = waiting[container.id] = wire.connect(container)
         if connection is not None:
-            wire.send(connection, wire.REQUEST, {"do": "wait"})
+            try:
+                wire.send(connection, wire.REQUEST, {"do": "wait"})
+            except BrokenPipeError:  # it has just ended, and its state says how
+                continue
     return _each(options, lambda container: _await_end(container, waiting.pop(container.id, None)), found)
 
 
@@ -160,7 +169,7 @@ def remove(options: Options) -> int:
     force, volumes = options.flag("force"), options.flag("volumes")
     if not options.rest:
         raise UsageError("the container's name is missing", hint="isomark container ps -a lists them")
-    return _each(options, lambda container: remove_one(container, force=force, volumes=volumes))
+    return _each(options, lambda container: remove_one(container, force=force, volumes=volumes), lenient=force)
 
 
 def remove_one(container: Container, *, force: bool, volumes: bool) -> None:

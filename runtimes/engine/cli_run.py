@@ -82,7 +82,7 @@ CREATE: Table = (
     ("tty", "t", "", "Give it a terminal"),
     ("ulimit", "", "NAME=SOFT[:HARD]…", "A limit of its processes, like nofile=1024"),
     ("user", "u", "USER[:GROUP]", "Who runs the command, by name or number"),
-    ("userns", "", "host|private", "User namespace: root inside is nobody on the host; host by default"),
+    ("userns", "", "host|private", "User namespace: root inside is nobody on the host; host by default under root"),
     ("uts", "", "private|host", "UTS namespace, which has the host name"),
     ("volume", "v", "[SOURCE:]PATH[:OPTIONS]…", "Mount a directory of the host or a volume"),
     ("workdir", "w", "PATH", "Where the command starts"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bench.errors import UsageError
+from runtimes import usernamespace
 from runtimes.engine.clock import parse_duration
 from runtimes.engine.container import SHORT
 from runtimes.engine.containers import check_name
 from runtimes.engine.mountopts import gather
 from runtimes.engine.quantities import parse_cpus, parse_int, parse_size
+from runtimes.engine.signals import parse_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,39 +28,6 @@ LEAST_MEMORY = 6 * 1024**2
 """Docker's own bound: with less, not even the first program starts."""
 RESTARTS = ("no", "always", "unless-stopped", "on-failure")
 SECURITY_LEVELS = ("off", "default", "strict")
-_SIGNALS = [
-    "HUP",
-    "INT",
-    "QUIT",
-    "ILL",
-    "TRAP",
-    "ABRT",
-    "BUS",
-    "FPE",
-    "KILL",
-    "USR1",
-    "SEGV",
-    "USR2",
-    "PIPE",
-    "ALRM",
-    "TERM",
-    "STKFLT",
-    "CHLD",
-    "CONT",
-    "STOP",
-    "TSTP",
-    "TTIN",
-    "TTOU",
-    "URG",
-    "XCPU",
-    "XFSZ",
-    "VTALRM",
-    "PROF",
-    "WINCH",
-    "IO",
-    "PWR",
-    "SYS",
-]
 LIMITS = {
     "cpu": 0, "fsize": 1, "data": 2, "stack": 3, "core": 4, "rss": 5, "nproc": 6, "nofile": 7, "memlock": 8, "as": 9,
     "locks": 10, "sigpending": 11, "msgqueue": 12, "nice": 13, "rtprio": 14, "rttime": 15,
@@ -124,13 +93,14 @@ def build(
         "dns_search": options.list("dns-search"),
         "dns_options": options.list("dns-option"),
         "namespaces": {
-            kind: _namespace(options, kind) for kind in ("pid", "ipc", "uts", "userns", "cgroupns", "timens")
+            **{kind: _namespace(options, kind) for kind in ("pid", "ipc", "uts", "cgroupns", "timens")},
+            "userns": _users(options),
         },
         "security": _security(options, privileged=privileged),
         "read_only": options.flag("read-only"),
         "devices": [_device(text) for text in options.list("device")],
         "shm_bytes": parse_size(options.text("shm-size") or str(SHM_BYTES), "shm-size"),
-        "sysctls": _pairs(options.list("sysctl"), "sysctl"),
+        "sysctls": _sysctls(options, network),
         "ulimits": [_ulimit(text) for text in options.list("ulimit")],
         "oom_score_adj": _optional_int(options, "oom-score-adj", -1000, 1000),
         "init": options.flag("init"),
@@ -187,6 +157,30 @@ def _pairs(texts: list[str], option: str) -> dict[str, str]:
     found = dict(text.partition("=")[::2] for text in texts)
     if "" in found or (option == "sysctl" and "" in found.values()):
         raise UsageError(f"option --{option}: {texts!r} has an empty name or value", hint="write it like name=value")
+    return found
+
+
+def _sysctls(options: Options, network: str) -> dict[str, str]:
+    """Settings of namespaces that are the container's own: another one would be the host's."""
+    found = _pairs(options.list("sysctl"), "sysctl")
+    if found:
+        from runtimes.sysctls import namespace_of
+
+        spaces = {
+            "network": network,
+            "user": _users(options),
+            **{kind: _namespace(options, kind) for kind in ("ipc", "uts")},
+        }
+        for name in found:
+            try:
+                kind, _ = namespace_of(name)
+            except ValueError as error:
+                raise UsageError(f"option --sysctl: {name} {error}", hint="sysctl -w sets it on the host") from error
+            if spaces[kind] == "host":
+                raise UsageError(
+                    f"option --sysctl: {name} would change the host, whose {kind} namespace the container has",
+                    hint="leave one of them out",
+                )
     return found
 
 
@@ -247,9 +241,21 @@ def _is(options: Options, kind: str, value: str) -> bool:
 
 
 def _namespace(options: Options, kind: str) -> str:
-    value = options.text(kind) or ("host" if kind in ("userns", "timens") else "private")
+    value = options.text(kind) or ("host" if kind == "timens" else "private")
     if value not in ("host", "private") and not (value.startswith("container:") and kind in ("pid", "ipc")):
         raise UsageError(f"option --{kind}: {value!r} is neither host nor private")
+    return value
+
+
+def _users(options: Options) -> str:
+    """The host's users unless it is told otherwise; who is not root there cannot give them away."""
+    value = options.text("userns") or ("host" if usernamespace.privileged() else "private")
+    if value not in ("host", "private"):
+        raise UsageError(f"option --userns: {value!r} is neither host nor private")
+    if value == "host" and not usernamespace.privileged():
+        raise UsageError(
+            "option --userns host: an ordinary user's container always has users of its own", hint="leave it out"
+        )
     return value
 
 
@@ -302,30 +308,6 @@ def _log(options: Options) -> dict[str, Any]:
         "max_bytes": LOG_BYTES if size is None else max(1, parse_size(size, "log-opt")),
         "max_files": LOG_FILES if files is None else parse_int(files, "log-opt", least=1),
     }
-
-
-def parse_signal(text: str) -> int:
-    """The number of a signal: ``TERM``, ``SIGTERM``, ``15``, ``RTMIN+3``.
-
-    Raises:
-        UsageError: there is no such signal.
-    """
-    name = text.upper().removeprefix("SIG")
-    if name.isdecimal() and 1 <= int(name) <= 64:
-        return int(name)
-    if name in _SIGNALS:
-        return _SIGNALS.index(name) + 1
-    base, sign, offset = name.replace("-", "+-").partition("+")
-    if base in ("RTMIN", "RTMAX") and (not sign or offset.removeprefix("-").isdecimal()):
-        number = (34 if base == "RTMIN" else 64) + int(offset or 0)
-        if 34 <= number <= 64:
-            return number
-    raise UsageError(f"there is no signal {text!r}", hint="write it like SIGTERM, TERM or 15")
-
-
-def signal_name(number: int) -> str:
-    """``SIGTERM`` for 15."""
-    return f"SIG{_SIGNALS[number - 1]}" if 1 <= number <= len(_SIGNALS) else f"SIGRTMIN+{number - 34}"
 
 
 def to_seconds(text: str | None, option: str) -> float | None:

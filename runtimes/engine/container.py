@@ -192,9 +192,13 @@ def fresh_state() -> dict[str, Any]:
     }
 
 
-def no_such(name: str) -> InstanceError:
+class NoSuchContainer(InstanceError):
+    """A container is not there."""
+
+
+def no_such(name: str) -> NoSuchContainer:
     """The error for a container that is not there."""
-    return InstanceError(f"there is no container {name!r}", hint="isomark container ps -a lists them")
+    return NoSuchContainer(f"there is no container {name!r}", hint="isomark container ps -a lists them")
 
 
 def cannot_write(path: str, error: OSError) -> HostError:

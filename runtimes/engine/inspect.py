@@ -6,7 +6,8 @@ import json
 import re
 
 from bench.errors import UsageError
-from runtimes.engine.config import LIMITS, signal_name
+from runtimes.engine.config import LIMITS
+from runtimes.engine.signals import signal_name
 from runtimes.engine.volumes import data
 
 TYPE_CHECKING = False

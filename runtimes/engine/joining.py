@@ -6,8 +6,8 @@ import os
 
 from bench.errors import IsomarkError
 from runtimes import birth, libc
-from runtimes.container.cgroup import existing_or_none, open_door
-from runtimes.engine.launch import StartFailed, failure_code
+from runtimes.container.cgroup import existing_or_none
+from runtimes.engine.failure import StartFailed, failure_code
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,12 +58,9 @@ def bear_within(container: Container, spec: Spec, stdio: tuple[int, int, int]) -
         StartFailed: it does not start; its code is 126 or 127 if it is the command's fault.
     """
     state = container.state()
-    birthplace, entrances = group_of(container, state).entrances()
+    group = group_of(container, state)
+    birthplace, entrances = group.entrances(born=not state.get("remap"))  # who is of its users cannot be born there
     doors = [*entrances, *([] if birthplace is None else [birthplace])]
-    if state.get("remap") and birthplace is not None:  # who is of its users cannot be born there
-        entrances = [*entrances, open_door(birthplace)]
-        doors.append(entrances[-1])
-        birthplace = None
     spec["born_in_cgroup"] = birthplace is not None
     newborn = None
     try:

@@ -11,7 +11,7 @@ from runtimes.engine.clock import now
 from runtimes.engine.config import build
 from runtimes.engine.container import LIVE, Container, cannot_write
 from runtimes.engine.containers import add, is_half_made, new_id
-from runtimes.engine.launch import StartFailed, ports_of
+from runtimes.engine.failure import StartFailed
 from runtimes.engine.removal import erase, settle
 from runtimes.engine.terminal import size
 from runtimes.steps import Steps
@@ -51,6 +51,8 @@ def create(place: Place, options: Options, journal: Journal, doing: Steps | None
         ident = new_id()
         config = build(options, image, ident=ident, created=now(), environment=os.environ)
         if config["ports"] or config["publish_all"]:
+            from runtimes.engine.networks import ports_of  # not on the way of who publishes none
+
             ports_of(config)
         entry = journal.own("container", state=place.state, id=ident)
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from bench.errors import UsageError
 
 _POWERS = {"": 0, "b": 0, "k": 1, "m": 2, "g": 3, "t": 4, "p": 5}
@@ -54,6 +56,8 @@ def parse_cpus(text: str) -> float:
         cpus = -1.0
     if not 0.01 <= cpus <= 1e6:
         raise UsageError(f"option --cpus: {text!r} is not a number of CPUs", hint="write it like 2 or 0.5")
+    if cpus > (most := os.cpu_count() or 1):
+        raise UsageError(f"option --cpus: this host has {most} CPUs, not {text}", hint=f"at most {most}")
     return cpus
 
 

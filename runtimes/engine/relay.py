@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import _socket
 import errno
-import fcntl
 import os
 import termios
-from struct import pack
 
 from runtimes.engine import text, wire
 from runtimes.engine.loop import GONE, READ, WRITE
@@ -69,6 +67,7 @@ class Relay:
         self._writer: Client | None = None
         self._closing_input = False
         self._stuck: set[int] = set()
+        self._holds = True
 
     # the container's side
 
@@ -77,6 +76,7 @@ class Relay:
         self._outputs = outputs
         self._input = input_fd
         self._terminal = terminal
+        self._holds = True
         for fd in {*outputs, input_fd} - {-1}:
             os.set_blocking(fd, False)
         self._watch_outputs()
@@ -85,6 +85,12 @@ class Relay:
     def silent(self) -> bool:
         """Whether all output streams have ended."""
         return not self._outputs
+
+    def let_go(self) -> None:
+        """Hold the output up for nobody: its writers have ended, so that no more comes than the pipes have room for."""
+        self._holds = False
+        self._stuck.clear()
+        self._watch_outputs()
 
     def end(self) -> None:
         """The container ended: close its ends and finish the log's last line."""
@@ -214,7 +220,7 @@ class Relay:
             client.queue.append(packet)
             client.waiting_bytes += len(packet)
             self._watch_client(client)
-            if client.waiting_bytes > MAX_WAITING_BYTES:
+            if self._holds and client.waiting_bytes > MAX_WAITING_BYTES:
                 self._stuck.add(client.fd)
                 self._watch_outputs()
 
@@ -279,7 +285,7 @@ class Relay:
             self._heed(client, kind, body)
         except BlockingIOError:
             return
-        except (ValueError, KeyError, TypeError):  # it does not know the language
+        except (ValueError, LookupError, TypeError, OverflowError):  # it does not know the language
             self.drop(client)
 
     def _heed(self, client: Client, kind: bytes, body: bytes) -> None:
@@ -299,7 +305,7 @@ class Relay:
 
     def _resize(self, size: list[int]) -> None:
         if self._terminal != -1:
-            fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, pack("HHHH", size[0], size[1], 0, 0))
+            termios.tcsetwinsize(self._terminal, (size[0], size[1]))
 
     def _tell_followers(self) -> None:
         for client in list(self.clients.values()):

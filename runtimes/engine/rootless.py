@@ -13,12 +13,13 @@ from __future__ import annotations
 from bench.errors import HostError, InstanceError
 from runtimes import libc, usernamespace
 from runtimes.container.nogroup import NoGroup
-from runtimes.engine.containers import find
+from runtimes.engine.means import Means
+from runtimes.engine.networks import UserMode
+from runtimes.engine.sharing import shared_by
 from runtimes.engine.storage import Storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from typing import Any
 
     from runtimes.container.cgroup import Group
@@ -26,60 +27,66 @@ if TYPE_CHECKING:
     from runtimes.container.resources import Resources
     from runtimes.engine.container import Container
     from runtimes.engine.journal import Entry, Journal
-    from runtimes.network.lease import Port
-    from runtimes.network.usermode import Helper
+    from runtimes.engine.sharing import Shared
     from runtimes.spec import Spec
+    from runtimes.steps import Steps
 
 
-class Rootless:
-    """What one start has; ``end`` gives it back.
+class Rootless(Means):
+    """What one start has; ``end`` gives it back."""
 
-    Attributes:
-        facts: For the container's state: ``storage``, which overlay; ``limits``, why there can be none, or ``None``;
-            ``delegated``, the cgroup that its own is below, or ``None``; ``network``, the program that is it.
-    """
+    own_users = True
 
-    def __init__(self, container: Container, journal: Journal) -> None:
+    def __init__(self, container: Container, journal: Journal, doing: Steps) -> None:
         """Become root of the user namespace.
 
         Raises:
             HostError: the host does not allow it.
             InstanceError: a container that it shares namespaces with does not run, or there are two.
         """
-        self.facts: dict[str, Any] = {"storage": None, "limits": None, "delegated": None, "network": None}
-        self._container = container
+        super().__init__(container, doing)
+        self._facts: dict[str, Any] = {"storage": None, "limits": None, "delegated": None, "network": None}
         self._journal = journal
         self._entry: Entry | None = None
         self._storage: Storage | None = None
-        self._helper: Helper | None = None
-        self._program: str | None = None
-        self._ports: Sequence[Port] = ()
         self._shared = _shared(container)
-        usernamespace.enter(None if self._shared is None else self._shared[1])
+        usernamespace.enter(None if self._shared is None else self._shared.monitor)
+
+    def state(self) -> dict[str, Any]:
+        """``storage``, which overlay; ``limits``, why there can be none, or ``None``; ``delegated``, the cgroup that
+        its own is below, or ``None``; ``network``, the program that is it.
+        """  # noqa: D205
+        return {"rootless": self._facts, "remap": None}
 
     def give_users(self, spec: Spec) -> None:
         """Give the instance a user namespace of its own, or that of the container it shares others with."""
         if self._shared is not None:
-            spec["join"].append([libc.CLONE_NEWUSER, f"/proc/{self._shared[0]}/ns/user"])
+            spec["join"].append(self._shared.entrance(libc.CLONE_NEWUSER, "user"))
             return
         spec["namespaces"] |= libc.CLONE_NEWUSER
         spec["uid_map"], spec["gid_map"] = usernamespace.nested_maps()
 
-    def open_root(self, spec: Spec, held: list[int]) -> int | None:
-        """Make the root: the detached mount for the instance, or ``None`` with ``spec`` changed to what is mounted.
-
-        ``held`` gets the descriptors that the caller closes when the instance runs.
+    def prepare_root(self, spec: Spec, held: list[int]) -> None:
+        """Make the root: a detached mount, or ``spec`` is changed to what is mounted.
 
         Raises:
             HostError: there is no way.
         """
+        self._doing.begin("make its root and mounts for its users")
         self._storage = Storage(self._container, self._container.state(), self._mark)
-        self.facts["storage"] = self._storage.kind
+        self._facts["storage"] = self._storage.kind
         if self._storage.mounted is None:
             spec["root"] = ["directory", f"{self._container.path}/root"]
         else:
             held.append(self._storage.mounted)
-        return self._storage.mounted
+
+    def root(self, _spec: Spec, _held: list[int]) -> int | None:
+        """That one."""
+        return None if self._storage is None else self._storage.mounted
+
+    def delegation(self, layout: Layout) -> dict[str, str]:
+        """The group that the cgroup is below."""
+        return {} if layout.unified is None else {"delegated": layout.unified.top}
 
     def check_limits(self, layout: Layout, group: Group | NoGroup, resources: Resources) -> None:
         """Note what limits there can be.
@@ -88,58 +95,20 @@ class Rootless:
             HostError: one was asked for and there can be none.
         """
         if not isinstance(group, NoGroup):
-            self.facts["delegated"] = layout.unified.top if layout.unified is not None else None
+            self._facts["delegated"] = layout.unified.top if layout.unified is not None else None
             return
-        self.facts["limits"] = f"none: {group.reason.message}"
+        self._facts["limits"] = f"none: {group.reason.message}"
         if resources.controllers() or resources.block_controller(layout):
             raise HostError(f"no limit can be set: {group.reason.message}", hint=group.reason.hint)
 
-    def plan_network(self, ports: Sequence[Port]) -> dict[str, Any] | None:
-        """Decide what the network is: its addresses, as ``launch.describe`` has them, or ``None`` for loopback alone.
-
-        Raises:
-            HostError: ports are to be published and nothing can.
-        """
-        from runtimes.network import usermode
-
-        self._program, self._ports = usermode.available(), ports
-        self.facts["network"] = self._program
-        if self._program is None:
-            if ports:
-                raise HostError(
-                    "no port can be published: without root that takes slirp4netns or pasta",
-                    hint="apt-get install slirp4netns",
-                )
-            return None
-        address, gateway, nameserver = usermode.ADDRESSES[self._program]
-        return {
-            "address": address,
-            "prefix_length": usermode.PREFIX_LENGTH if address else 0,
-            "gateway": gateway,
-            "nameserver": nameserver,
-            "interface": usermode.INTERFACE,
-        }
-
-    def connect(self, pid: int) -> list[Port]:
-        """Start the network of process ``pid``, if there is one to start; the ports, decided.
-
-        Raises:
-            HostError: it does not start, or a port is taken.
-        """
-        from runtimes.network import usermode
-
-        if self._program is None:
-            return []
-        self._helper = usermode.start(
-            pid, self._container.path, self._ports, marker=self._mark(), program=self._program
-        )
-        return self._helper.ports
+    def network(self) -> UserMode:
+        """One in user mode, if a program for that is installed."""
+        network = UserMode(self._container, self._mark)
+        self._facts["network"] = network.program
+        return network
 
     def end(self) -> None:
         """Give everything back; idempotent."""
-        if self._helper is not None:
-            self._helper.stop()
-            self._helper = None
         if self._storage is not None:
             self._storage.end()
             self._storage = None
@@ -154,23 +123,11 @@ class Rootless:
         return self._journal.owner.id
 
 
-def _shared(container: Container) -> tuple[int, int] | None:
-    """The first process and the monitor of the container whose namespaces this one shares."""
-    config = container.config
-    wanted = (config["network"], *config["namespaces"].values())
-    found = {value.partition(":")[2] for value in wanted if value.startswith("container:")}
-    others = {other.id: other for other in (find(container.place, name) for name in found)}
-    if len(others) > 1:
+def _shared(container: Container) -> Shared | None:
+    """A namespace of the container whose users this one has, with its others."""
+    shared = shared_by(container)
+    if len({each.container.id for each in shared}) > 1:
         raise InstanceError(
             "an ordinary user's container can share namespaces with one container only", hint="name the same one"
         )
-    for other in others.values():
-        state = other.state()
-        process = other.process(state)
-        if process is None or state["monitor"] is None:
-            raise InstanceError(
-                f"container {other.name}, whose namespaces it shares, does not run",
-                hint=f"isomark container start {other.name}",
-            )
-        return process.pid, int(state["monitor"][0])
-    return None
+    return shared[0] if shared else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 from bench.errors import UsageError
 from runtimes import libc
 from runtimes.ociruntime.node import MAX_INT64, MAX_UINT32, MIN_INT64, Node
+from runtimes.sysctls import namespace_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +32,6 @@ PROC_NAMES: Final[Mapping[str, str]] = {
     "uts": "uts",
 }  # fmt: skip
 """Name in a configuration -> name in /proc/PID/ns."""
-
-_SWAP: Final = {ord("."): "/", ord("/"): "."}
-_IPC_SYSCTLS: Final = frozenset(
-    f"kernel.{name}" for name in ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"]
-)
 
 
 class Isolation:
@@ -137,28 +133,11 @@ def _read_clocks(linux: Node, isolation: Isolation) -> None:
 
 
 def _sysctl(name: str, node: Node, isolation: Isolation) -> str:
-    """``name``, if that setting belongs to a namespace that is the container's own; any other would be the host's.
-
-    The first separator, dot or slash, is the one that separates (sysctl(8)).
-    """
-    dot, slash = name.find("."), name.find("/")
-    slashes = slash != -1 and (dot == -1 or slash < dot)
-    dotted = name.translate(_SWAP) if slashes else name
-    parts = dotted.split(".")
-    if "\0" in name or any(part in ("", ".", "..") for part in dotted.translate(_SWAP).split("/")):
-        raise node.fault("is no sysctl")
-    if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
-        needed, flag = "ipc", libc.CLONE_NEWIPC
-    elif parts[0] == "net":
-        needed, flag = "network", libc.CLONE_NEWNET
-    elif dotted == "kernel.domainname":
-        needed, flag = "uts", libc.CLONE_NEWUTS
-    elif dotted == "kernel.hostname":
-        raise node.fault("must be set by the property hostname")
-    elif parts[0] == "user" and isolation.separate(libc.CLONE_NEWUSER):
-        return name
-    else:
-        raise node.fault("belongs to no namespace and would change the host")
+    """``name``, if that setting belongs to a namespace that is the container's own; any other would be the host's."""
+    try:
+        kind, flag = namespace_of(name)
+    except ValueError as error:
+        raise node.fault(str(error)) from error
     if not isolation.separate(flag):
-        raise node.fault(f"would change the host: it needs a namespace of type {needed!r}")
+        raise node.fault(f"would change the host: it needs a namespace of type {kind!r}")
     return name

@@ -21,7 +21,8 @@ from runtimes.container.hierarchy import detect
 from runtimes.ociruntime import template
 
 SOURCES = Path(__file__).resolve().parents[2]
-PARENT = f"/isomark-oci-test-{os.getpid()}"
+_PREFIX = "isomark-oci-test-"
+PARENT = f"/{_PREFIX}{os.getpid()}"
 """The cgroup of everything that one run of the tests starts."""
 APPLETS = [
     "awk",
@@ -121,6 +122,7 @@ class Runtime:
     """isomark-oci with a state directory of its own."""
 
     def __init__(self, directory: Path) -> None:
+        remove_dead_groups()
         self.root = directory / "state"
         self.log = directory / "log.json"
         self.script = write_script(directory / "isomark-oci")
@@ -200,6 +202,14 @@ def remove_groups(parent: str) -> None:
     """Remove a tree of cgroups that nobody is in any more."""
     for directory in reversed(groups_left(parent)):
         Path(directory).rmdir()
+
+
+def remove_dead_groups() -> None:
+    """Remove what runs of the tests left that were killed."""
+    for hierarchy in detect().hierarchies:
+        for group in Path(hierarchy.top).glob(f"{_PREFIX}*"):
+            if not Path("/proc", group.name.removeprefix(_PREFIX)).exists():
+                remove_groups(f"/{group.name}")
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:

@@ -94,13 +94,13 @@ except OSError as error:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("web", "uid=33(web) gid=34(web) groups=50(extra) /var/www"),
-        ("33", "uid=33(web) gid=34(web) groups=50(extra) /var/www"),
-        ("web:extra", "uid=33(web) gid=50(extra) /var/www"),
-        ("web:7", "uid=33(web) gid=7 /var/www"),
-        ("1234", "uid=1234 gid=0(root) /"),
-        ("1234:5678", "uid=1234 gid=5678 /"),
-        ("", "uid=0(root) gid=0(root) /root"),
+        ("web", "uid=33(web) gid=34(web) groups=34(web),50(extra) /var/www"),
+        ("33", "uid=33(web) gid=34(web) groups=34(web),50(extra) /var/www"),
+        ("web:extra", "uid=33(web) gid=50(extra) groups=50(extra) /var/www"),
+        ("web:7", "uid=33(web) gid=7 groups=7 /var/www"),
+        ("1234", "uid=1234 gid=0(root) groups=0(root) /"),
+        ("1234:5678", "uid=1234 gid=5678 groups=5678 /"),
+        ("", "uid=0(root) gid=0(root) groups=0(root) /root"),
     ],
 )
 def test_a_user_is_looked_up_in_the_image(house: House, name: str, expected: str) -> None:

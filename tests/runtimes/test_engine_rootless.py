@@ -70,6 +70,15 @@ def test_the_images_users_are_subordinate_ids_or_all_root(user: User) -> None:
         assert tree.stat().st_uid == UID
 
 
+def test_it_has_users_of_its_own_and_says_so(user: User) -> None:
+    ident = user.done("run", "-d", "--network", "none", "busy", "sleep", "100")
+    assert user.inspect(ident)["HostConfig"]["UsernsMode"] == "private"
+    user.done("rm", "-f", ident)
+    ended = user.run("--userns", "host", "busy", "true")
+    assert ended.returncode == 125
+    assert "always has users of its own" in ended.stderr
+
+
 def test_another_user_runs_it_only_if_there_is_one(user: User) -> None:
     ended = user.run("wishes", "id -u; touch /tmp/new; stat -c %u /tmp/new")
     if is_mapped(user):
@@ -188,7 +197,10 @@ def test_exec_enters_it(user: User) -> None:
     assert "sleep" in user.done("top", ident)
     assert ident[:12] in user.done("stats", "--no-stream", ident)
     if is_mapped(user):
-        assert user.done("exec", "-u", "user", ident, "id") == "uid=1000(user) gid=1000(user) groups=2000(extra)"
+        assert (
+            user.done("exec", "-u", "user", ident, "id")
+            == "uid=1000(user) gid=1000(user) groups=1000(user),2000(extra)"
+        )
 
 
 @pytest.mark.parametrize("storage", STORAGES)

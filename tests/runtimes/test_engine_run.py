@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -136,6 +137,16 @@ def test_much_output_arrives_whole(engine: Engine) -> None:
     assert ended.stderr == "end\n"
 
 
+def test_a_slow_reader_gets_the_last_byte_too(engine: Engine) -> None:
+    """Of sizes around what queue and pipes hold, so that some containers end with their last words unread."""
+    readers = [engine.popen("run", "--rm", "--network", "none", "busy", "sh", "-c", f"yes | head -c {size}; echo end")
+               for size in range(450_000, 750_000, 30_000)]  # fmt: skip
+    time.sleep(8)
+    for size, reader in zip(range(450_000, 750_000, 30_000), readers, strict=True):
+        output, complaint = reader.communicate(timeout=60)
+        assert (len(output), output[-4:], complaint) == (size + 4, "end\n", "")
+
+
 def test_limits_reach_the_cgroup(engine: Engine) -> None:
     ident = engine.start("--memory", "64m", "--cpus", "0.5", "--pids-limit", "50", "busy", "sleep", "100")
     found = {
@@ -193,6 +204,25 @@ def test_further_options_take_effect(engine: Engine) -> None:
     assert printed.split() == ["box", "123", "55", "77", "256"]
 
 
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("--sysctl", "kernel.panic=1"), "would change the host"),
+        (("--sysctl", "kernel/core_pattern=|/x"), "would change the host"),
+        (("--sysctl", "net/../kernel/panic=1"), "is no sysctl"),
+        (("--sysctl", "net.ipv4.ip_forward=1", "--network", "host"), "whose network namespace"),
+        (("--sysctl", "kernel.shmmni=77", "--ipc", "host"), "whose ipc namespace"),
+        (("--cpus", str((os.cpu_count() or 1) + 1)), "this host has"),
+    ],
+)
+def test_what_would_change_the_host_or_it_does_not_have_is_refused(
+    engine: Engine, options: tuple[str, ...], reason: str
+) -> None:
+    ended = engine.run(*options, "busy", "true")
+    assert ended.returncode == 125
+    assert reason in ended.stderr
+
+
 def test_namespaces_can_be_the_hosts_or_anothers(engine: Engine) -> None:
     def inside(*options: str) -> dict[str, str]:
         script = "for n in pid net ipc uts; do readlink /proc/self/ns/$n; done"
@@ -240,12 +270,22 @@ def test_stopping_is_not_removing(engine: Engine) -> None:
     until(lambda: engine.done("logs", "web") == "up\nbye\nup", "it is up again, and its log goes on")
     assert engine("rm", "web").returncode == 1
     assert engine.done("rm", "-f", "web") == "web"
+    assert engine("rm", "web").returncode == 1
+    assert "there is no container" in engine("rm", "-f", "web", "web2").stderr
+    assert engine("rm", "-f", "web").returncode == 0  # what is not there need not be removed
     assert engine.ids() == []
 
 
 def test_who_does_not_listen_is_killed_after_the_timeout(engine: Engine) -> None:
     ident = engine.start("busy", "sleep", "1000")  # process 1 without a handler ignores SIGTERM
     engine.done("stop", "-t", "0.2", ident)
+    assert engine.inspect(ident)["State"]["ExitCode"] == 137
+
+
+def test_a_monitor_that_is_told_to_end_ends_its_container_in_the_same_way(engine: Engine) -> None:
+    ident = engine.start("--stop-timeout", "1", "busy", "sleep", "1000")
+    os.kill(engine.monitor(ident), signal.SIGTERM)
+    until(lambda: not engine.inspect(ident)["State"]["Running"], "it has ended, though it does not listen")
     assert engine.inspect(ident)["State"]["ExitCode"] == 137
 
 
@@ -473,6 +513,14 @@ def test_exec_is_in_the_containers_cgroup_and_can_be_privileged(engine: Engine) 
     privileged = engine.done("exec", "--privileged", ident, "grep", "CapEff", "/proc/self/status")
     assert int(privileged.split()[1], 16) > int(plain.split()[1], 16)
     assert engine("exec", "-d", ident, "nothing").returncode == 127
+
+
+def test_exec_makes_no_working_directory(engine: Engine) -> None:
+    ident = engine.start("busy", "sleep", "100")
+    ended = engine("exec", "-w", "/new", ident, "pwd")
+    assert ended.returncode == 125
+    assert "cannot enter the working directory /new: No such file or directory" in ended.stderr
+    assert engine("exec", ident, "test", "-e", "/new").returncode == 1
 
 
 def test_exec_into_what_does_not_run_is_refused(engine: Engine) -> None:

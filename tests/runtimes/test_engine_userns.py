@@ -64,7 +64,8 @@ def test_root_inside_is_nobody_of_the_host(engine: Engine) -> None:
     ident = engine.start("--userns", "private", "busy", "sleep", "100")
     assert os.stat(f"/proc/{first_process(engine, ident)}").st_uid == FIRST_UNUSED
     engine.done("exec", "-d", "-u", "user", ident, "sleep", "99")
-    until(lambda: [pid for pid in Path("/proc").glob("[0-9]*") if pid.stat().st_uid == FIRST_UNUSED + 1000],
+    shown = ["ps", "-eo", "uid="]
+    until(lambda: str(FIRST_UNUSED + 1000) in subprocess.check_output(shown, text=True).split(),
           "the user of the exec is a mapped one")  # fmt: skip
     assert engine.inspect(ident)["Remap"]["uid_map"] == [[0, FIRST_UNUSED, COUNT]]
     assert engine.inspect(ident)["HostConfig"]["UsernsMode"] == "private"

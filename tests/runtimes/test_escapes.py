@@ -305,12 +305,15 @@ def test_the_attack_succeeds_where_nobody_looks(hostile: Rig, tools: Path, tmp_p
     [
         "#!/proc/self/exe\n", "#! /proc/self/exe\n", "#!/proc/1/exe\n", "#!/proc/thread-self/exe\n",
         "#!/link\n", "#!/proc/self/root/proc/self/exe\n", "#!/dev/fd/../exe\n", "#!/script2\n",
+        "#!/bin/sh\r\n", "#!/bin/sh\v\n", "#!/bin/sh\f x\n", "#!/bin/sh\r",
     ],
 )  # fmt: skip
 def test_a_script_whose_interpreter_is_our_own_executable_gets_nothing(hostile: Rig, tools: Path, text: str) -> None:
     script_image(hostile, tools, "attack", text)
     script_image(hostile, tools, "script2", "#!/proc/self/exe\n")
     (hostile.tree / "link").symlink_to("/proc/self/exe")
+    for blank in "\r\v\f":  # white space to many, and not to the kernel
+        (hostile.tree / f"bin/sh{blank}").symlink_to("/proc/self/exe")
     lines: list[str] = []
     refusal = ""
     try:
