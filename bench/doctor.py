@@ -12,7 +12,7 @@ from typing import Final
 import psutil
 
 from bench.driver import CHECK_ENTRY_POINTS, Finding, Lab
-from bench.drivers import driver_entry_points, load_driver
+from bench.drivers import checked_driver, driver_entry_points
 from bench.errors import DriverUnavailable
 from bench.fingerprint import CPU, cpu_flags, read, turbo
 from bench.units import GIB, format_bytes
@@ -46,8 +46,7 @@ def examine(state: Path, lab: Lab | None) -> list[Finding]:
 def examine_driver(name: str, lab: Lab) -> Finding:
     """Try driver ``name`` and say whether it is available."""
     try:
-        driver = load_driver(name, lab)
-        driver.check()
+        driver = checked_driver(name, lab)
         described = driver.describe()
         driver.close()
     except DriverUnavailable as error:

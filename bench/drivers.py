@@ -48,6 +48,22 @@ def load_driver(name: str, lab: Lab, options: Mapping[str, object] | None = None
     return driver.configured(options)
 
 
+def checked_driver(name: str, lab: Lab, options: Mapping[str, object] | None = None) -> Driver:
+    """Make the driver called ``name`` and let it prove that it runs here; one that does not holds nothing afterwards.
+
+    Raises:
+        DriverUnavailable: it does not run here.
+        OptionsError: it does not take these options.
+    """
+    driver = load_driver(name, lab, options)
+    try:
+        driver.check()
+    except BaseException:
+        driver.close()
+        raise
+    return driver
+
+
 @dataclass(frozen=True)
 class Chosen:
     """The drivers that will run, and those that cannot, with the reason."""
@@ -80,8 +96,7 @@ def choose_drivers(
             if name in drivers:
                 break
             try:
-                driver = load_driver(name, lab, options.get(name, {}))
-                driver.check()
+                driver = checked_driver(name, lab, options.get(name, {}))
             except DriverUnavailable as error:
                 absent[name] = AbsentDriver(name, error.message, error.hint)
                 continue

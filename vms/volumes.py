@@ -24,6 +24,7 @@ POOL: Final = "isomark"
 DIRECTORY: Final = "/var/lib/libvirt/isomark"
 _COMPLETE: Final = ".complete"
 """An empty volume beside a kept one says that its upload came to an end."""
+_TAIL_BYTES: Final = 4096
 _CHUNK: Final = 1 << 16
 
 
@@ -147,9 +148,16 @@ def _where(volume: libvirt.virStorageVol) -> PurePosixPath:
 
 
 def _send(handle: libvirt.virConnect, volume: libvirt.virStorageVol, fd: int, size: int) -> None:
-    """Send what the file holds and tell where it has holes."""
+    """Send what the file holds and tell where it has holes.
+
+    libvirt loses the error of a full disk now and then; nothing is written after it, so the end tells.
+
+    Raises:
+        InstanceError: the end did not arrive.
+    """
     import libvirt
 
+    tail_at, tail = 0, b""
     with _stream(handle) as stream:
         volume.upload(stream, 0, size, libvirt.VIR_STORAGE_VOL_UPLOAD_SPARSE_STREAM)
         position = 0
@@ -159,7 +167,26 @@ def _send(handle: libvirt.virConnect, volume: libvirt.virStorageVol, fd: int, si
                 stream.sendHole(begin - position, 0)
             position = _seek(fd, begin, os.SEEK_HOLE, size)
             for offset in range(begin, position, _CHUNK):
-                _send_all(stream, os.pread(fd, min(_CHUNK, position - offset), offset))
+                data = os.pread(fd, min(_CHUNK, position - offset), offset)
+                _send_all(stream, data)
+                tail_at, tail = offset + len(data[:-_TAIL_BYTES]), data[-_TAIL_BYTES:]
+    if _receive(handle, volume, tail_at, len(tail)) != tail:
+        name = volume.name()
+        raise InstanceError(
+            f"{name} did not arrive whole: No space left there, it seems", hint=hint_for("no space left")
+        )
+
+
+def _receive(handle: libvirt.virConnect, volume: libvirt.virStorageVol, offset: int, size: int) -> bytes:
+    """At most ``size`` bytes of the volume."""
+    if not size:
+        return b""
+    received = b""
+    with _stream(handle) as stream:
+        volume.download(stream, offset, size, 0)
+        while part := stream.recv(size):
+            received += part
+    return received
 
 
 def _seek(fd: int, offset: int, whence: int, size: int) -> int:

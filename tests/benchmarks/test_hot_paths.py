@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -19,7 +19,8 @@ from bench.schedule import schedule
 from bench.store import ResultWriter
 from bench.suite import find_suite
 from reports import html
-from vms.domain import Domain, domain_xml
+from vms.domain import Boot, Domain, domain_xml
+from vms.qemu import QEMU
 from vms.schema import SCHEMA, validate
 
 CASES = [Case(f"workload-{number}", driver) for number in range(5) for driver in ("native", "container", "qemu")]
@@ -80,10 +81,10 @@ def test_render_the_report(benchmark: BenchmarkFixture) -> None:
 def test_write_and_validate_a_domain(benchmark: BenchmarkFixture) -> None:
     if not SCHEMA.exists():
         pytest.skip(f"{SCHEMA} is not installed")
-    here = Path("/s")
+    here = PurePosixPath("/s")
     domain = Domain(
-        accelerator="qemu", name="iso-x-1", uuid="00000000-0000-4000-8000-000000000001", owner="0badcafe", cpus=1,
-        memory_bytes=2**29, kernel=here, initrd=here, disk=here, backing=here, console=here, nic=None,
+        platform=QEMU, name="iso-x-1", uuid="00000000-0000-4000-8000-000000000001", owner="0badcafe", cpus=1,
+        memory_bytes=2**29, boot=Boot(here, here), disk=here, backing=here, console=here, nic=None,
     )  # fmt: skip
     benchmark(lambda: validate(domain_xml(domain)))
 

@@ -13,7 +13,7 @@ from conftest import skip_or_fail
 from bench import protocol
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Instance, Lab, Launch
-from bench.drivers import driver_entry_points, load_driver
+from bench.drivers import checked_driver, driver_entry_points
 from bench.errors import ConsoleTimeout, DriverUnavailable, InstanceError
 from bench.journal import Journal, read_journals
 from bench.lab import open_lab
@@ -44,8 +44,7 @@ def workload_image(lab: Lab) -> WorkloadImage:
 @pytest.fixture(scope="module", params=sorted(driver_entry_points()))
 def driver(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Driver]:
     try:
-        made = load_driver(request.param, lab)
-        made.check()
+        made = checked_driver(request.param, lab)
     except DriverUnavailable as error:
         if not (error.message and error.hint):
             pytest.fail("an unavailable driver says why, and what would help")
