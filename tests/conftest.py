@@ -14,6 +14,7 @@ from bench.errors import DriverUnavailable, HostError, ImageError
 from bench.journal import Journal
 from bench.lab import open_lab
 from bench.state import journal_directory, state_directory
+from vms.events import LOOP
 from vms.kernel import GuestKernel, find_kernel
 
 REQUIRED = frozenset(filter(None, os.environ.get("ISOMARK_REQUIRE", "").split(",")))
@@ -50,6 +51,8 @@ def xen_uri() -> Iterator[str]:
 
     state = state_directory()
     with Journal(journal_directory(state)) as journal, ExitStack() as stack:
+        LOOP.hold()  # once any test has registered it, a connection is only kept alive while it runs
+        stack.callback(LOOP.release)
         try:
             running = stack.enter_context(running_lab(state, journal, print))
         except (HostError, ImageError) as error:  # not InstanceError: a Xen that does not start is a fault
