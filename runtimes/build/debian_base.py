@@ -50,6 +50,7 @@ rm -f var/cache/apt/*.bin
 cat > etc/apt/apt.conf.d/image <<'END'
 {_APT_SETTINGS}END
 """
+"""Without sources: a build lends its steps the host's, and whoever uses the image elsewhere has another mirror."""
 _PACKAGES: Final = ("apt",)
 
 Say = Callable[[str], None]
