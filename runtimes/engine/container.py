@@ -19,7 +19,7 @@ import os
 
 from bench.errors import HostError, InstanceError
 from runtimes.engine import text
-from runtimes.engine.files import Damaged, read_json, write_whole
+from runtimes.engine.files import Damaged, is_locked, read_json, write_whole
 from runtimes.engine.process import Process
 
 TYPE_CHECKING = False
@@ -148,17 +148,7 @@ class Container:
 
     def is_monitored(self) -> bool:
         """Whether its monitor lives."""
-        try:
-            fd = os.open(f"{self.path}/monitor", os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(fd)
-        return False
+        return is_locked(f"{self.path}/monitor", os.O_RDWR)
 
     def process(self, state: dict[str, Any]) -> Process | None:
         """Its first process, if ``state`` names one that still runs."""

@@ -16,7 +16,7 @@ from bench.errors import InstanceError, UsageError
 from runtimes import usernamespace
 from runtimes.engine import text
 from runtimes.engine.container import SHORT, Container, cannot_write, fresh_state, no_such
-from runtimes.engine.files import remove_tree, write_whole
+from runtimes.engine.files import is_locked, remove_tree, write_whole
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -160,17 +160,7 @@ def drop_name(place: Place, name: str, ident: str) -> None:
 
 def _is_being_made(place: Place, ident: str) -> bool:
     """Whether its maker lives: it holds the lock on the directory."""
-    try:
-        fd = os.open(f"{place.containers}/.making-{ident}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_locked(f"{place.containers}/.making-{ident}", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def remove_directory(container: Container, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -129,3 +130,18 @@ def _remove_files(path: str, device: int) -> list[str]:
             else:
                 directories.append(entry.name)
     return directories
+
+
+def is_locked(path: str, flags: int) -> bool:
+    """Whether somebody who lives holds the lock of ``path``, opened with ``flags``; what is not there is not locked."""
+    try:
+        fd = os.open(path, flags | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
