@@ -11,15 +11,17 @@ import re
 import select
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from bench import protocol
 from bench.errors import ConsoleFlood, ConsoleTimeout, InstanceError
-from bench.model import Event, EventName, Line
+from bench.model import Event, EventName, Line, Step
 
 MAX_LINE_BYTES: Final = 4096
 MAX_TOTAL_BYTES: Final = 16 * 1024**2
+MAX_STEPS: Final = 64
+"""A guest may claim any number of steps; these are kept."""
 TAIL_LINES: Final = 80
 """A kernel panic with its trace is about 50, and its reason is the first of them."""
 
@@ -29,13 +31,16 @@ _CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b[0-Z\\-~]|[\x00-\x0
 class Channel:
     """Reads an instance's console and writes to it; owns both descriptors.
 
-    ``events`` are in the order they were pushed. ``tail`` has the last lines, cleaned of control
-    characters, each at most ``MAX_LINE_BYTES`` long: memory stays bounded whatever is printed.
+    ``events`` and ``steps`` are in the order they were pushed. ``tail`` has the last lines, cleaned of control
+    characters, each at most ``MAX_LINE_BYTES`` long: memory stays bounded whatever is printed. ``onlooker`` is told
+    each line too, and must not wait.
     """
 
     def __init__(self, read_fd: int, write_fd: int) -> None:
         self.events: list[Event] = []
+        self.steps: list[Step] = []
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.onlooker: Callable[[str], None] | None = None
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._poll = select.poll()
@@ -52,6 +57,11 @@ class Channel:
         """Record event ``name``, now unless told otherwise; the first of its name stays."""
         if all(event.name != name for event in self.events):
             self.events.append(Event(name, time.monotonic() if at_seconds is None else at_seconds))
+
+    def step(self, name: str, at_seconds: float | None = None) -> None:
+        """Record that step ``name`` has begun, now unless told otherwise; the first of its name stays."""
+        if len(self.steps) < MAX_STEPS and all(step.name != name for step in self.steps):
+            self.steps.append(Step(name, time.monotonic() if at_seconds is None else at_seconds))
 
     def lines(self, timeout_seconds: float) -> Iterator[Line]:
         """Yield lines as they come until the console closes.
@@ -88,6 +98,16 @@ class Channel:
             raise InstanceError(f"the instance does not read its console: {error}", tail=self.tail) from error
         if written != len(data):
             raise InstanceError("the instance does not read its console", tail=self.tail)
+
+    def reconnect(self, read_fd: int, write_fd: int) -> None:
+        """Go on with the console of the same instance's next start; what the old one still held is lost."""
+        self.close()
+        self._read_fd, self._write_fd = read_fd, write_fd
+        self._poll = select.poll()
+        self._poll.register(read_fd, select.POLLIN)
+        self._partial, self._skipping, self._closed = b"", False, False
+        os.set_blocking(read_fd, False)
+        os.set_blocking(write_fd, False)
 
     def close(self) -> None:
         """Close both descriptors; idempotent."""
@@ -128,12 +148,24 @@ class Channel:
         self._partial = rest
 
     def _take(self, raw: bytes, now: float) -> None:
-        text = _CONTROL.sub("", raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))
+        text = _cleaned(raw[:MAX_LINE_BYTES].decode("utf-8", "replace"))
         self.tail.append(text)
         self._pending.append(Line(text, now))
+        if self.onlooker is not None:
+            self.onlooker(text)
         if protocol.is_kernel_line(text):
             self.push("kernel", now)
         elif isinstance(message := protocol.parse(text), protocol.Init):
             self.push("init", now)
+        elif isinstance(message, protocol.Step):
+            self.step(message.name, now)
         elif isinstance(message, protocol.Ready):
             self.push("ready", now)
+
+
+def _cleaned(text: str) -> str:
+    """Leave out what a terminal would obey, or what would hide and reorder what stands beside it."""
+    text = _CONTROL.sub("", text)
+    if text.isprintable():
+        return text
+    return "".join(character for character in text if character.isprintable() or character == "\t")

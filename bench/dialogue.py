@@ -11,7 +11,7 @@ from bench import protocol
 from bench.driver import Instance
 from bench.errors import ConsoleClosed, ConsoleTimeout, InstanceError
 
-Answer = TypeVar("Answer", protocol.Ready, protocol.RoundBegin, protocol.RoundEnd, protocol.Pong)
+Answer = TypeVar("Answer", protocol.Ready, protocol.RoundBegin, protocol.RoundEnd, protocol.Pong, protocol.Exit)
 
 
 class Dialogue:
@@ -26,12 +26,32 @@ class Dialogue:
         """Wait for ``ready`` and return when the host read it."""
         return self._expect(protocol.Ready, lambda _: True, self._timeout_seconds)[1]
 
+    def ready_again(self) -> float:
+        """Wait until an instance that was asked to reboot is ready anew, and return when; its payload ends before."""
+        self._expect(protocol.Exit, lambda _: True, self._timeout_seconds)
+        return self.ready()
+
     def ping(self) -> float:
         """Return the seconds from writing ``ping`` to reading ``pong``."""
-        token = secrets.token_hex(3)
         asked = time.monotonic()
+        return self.pong(self.ask()) - asked
+
+    def ask(self) -> str:
+        """Write ``ping`` and return the token that tells its answer."""
+        token = secrets.token_hex(3)
         self._instance.send(f"ping {token}")
-        return self._expect(protocol.Pong, lambda pong: pong.token == token, self._timeout_seconds)[1] - asked
+        return token
+
+    def pong(self, token: str) -> float:
+        """Wait for the answer to the ping with ``token`` and return when the host read it."""
+        return self._expect(protocol.Pong, lambda pong: pong.token == token, self._timeout_seconds)[1]
+
+    def answers(self, token: str, seconds: float) -> bool:
+        """Whether the answer to the ping with ``token`` comes within ``seconds``."""
+        try:
+            return any(protocol.parse(line.text) == protocol.Pong(token) for line in self._instance.lines(seconds))
+        except ConsoleTimeout:
+            return False
 
     def round(self, number: int, seconds: float) -> tuple[dict[str, float], float]:
         """Have the payload do round ``number``; return its figures and the host's length of it.
@@ -44,21 +64,25 @@ class Dialogue:
         end, ended = self._expect(protocol.RoundEnd, lambda end: end.number == number, allowed)
         return dict(end.figures), ended - begun
 
-    def quit(self, timeout_seconds: float) -> None:
+    def quit(self, timeout_seconds: float) -> int | None:
         """Ask the payload to end and read until it has, or its console closes; late endings are the driver's to force.
 
-        What a virtual server does after its payload has ended is powering off: nothing is measured of it.
+        Returns the status that an init told, of a virtual server; what one does afterwards is powering off, of which
+        nothing is measured. Where none did, the instance's events say whether it has ended.
         """
         self._instance.send("quit")
         try:
             for line in self._instance.lines(timeout_seconds):
-                if isinstance(protocol.parse(line.text), protocol.Exit):
-                    return
+                if isinstance(message := protocol.parse(line.text), protocol.Exit):
+                    return message.code
         except ConsoleTimeout:
-            return
+            return None
+        return None
 
     def _expect(self, kind: type[Answer], fits: Callable[[Answer], bool], seconds: float) -> tuple[Answer, float]:
         for line in self._instance.lines(seconds):
+            if protocol.is_last_of_kernel(line.text):
+                raise InstanceError("the guest's kernel panicked", tail=self._instance.tail)
             message = protocol.parse(line.text)
             if isinstance(message, kind) and fits(message):
                 return message, line.at_seconds

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Literal, Protocol, Self, runtime_checkable
 
 from bench.journal import Journal
-from bench.model import Event, Image, Kind, Limits, Line, MemoryReading, WorkloadImage
+from bench.model import Event, Image, Kind, Limits, Line, MemoryReading, Step, WorkloadImage
 from bench.network import LabNetwork, Lease
 
 ENTRY_POINTS = "isomark.drivers"
@@ -57,6 +57,10 @@ class Instance(Protocol):
     @property
     def events(self) -> Sequence[Event]:
         """What happened so far, in order: spawned, kernel, init, ready, exited."""
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What its driver and its guest told of the way to ready beside the events, in order; may be empty."""
 
     @property
     def tail(self) -> Sequence[str]:
@@ -108,6 +112,7 @@ class Driver(Protocol):
         """Engine, version, accelerator, security profile …: goes into the fingerprint.
 
         The key ``emulated`` is ``"yes"`` where the figures come from an emulated CPU.
+        The key ``memory limit`` is ``"not enforced"`` where an instance may use more than it is granted.
         The key ``parity`` may hold sentences (one a line) on what differs from the other drivers.
         """
 

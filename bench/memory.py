@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +11,7 @@ from bench.errors import InstanceError
 from bench.model import MemoryReading
 from bench.units import KIB
 
-_PSS: Final = re.compile(rb"^Pss:\s+(\d+) kB$", re.MULTILINE)
+_PSS: Final = re.compile(r"^(Pss(?:_Anon|_Shmem|_File)?|(?:Private|Shared)_Hugetlb):\s+(\d+) kB$", re.MULTILINE)
 
 
 def read_memory(pids: Iterable[int], cgroup_bytes: int | None) -> MemoryReading:
@@ -22,17 +22,31 @@ def read_memory(pids: Iterable[int], cgroup_bytes: int | None) -> MemoryReading:
     Raises:
         InstanceError: none of them exists any more, or their memory may not be read.
     """
-    sizes = [size for size in map(_pss_bytes, pids) if size is not None]
+    sizes = [size for size in map(_pss_bytes, pids) if size]
     if not sizes:
         raise InstanceError("the instance is gone", hint="its last console lines may say why")
-    return MemoryReading(sum(sizes), len(sizes), cgroup_bytes)
+
+    def total(name: str) -> int | None:
+        return sum(size[name] for size in sizes) if all(name in size for size in sizes) else None
+
+    # no PSS counts huge pages; those that processes share, nobody can divide
+    divisible = not any(size.get("Shared_Hugetlb") for size in sizes)
+    return MemoryReading(
+        pss_bytes=sum(size["Pss"] + size.get("Private_Hugetlb", 0) for size in sizes) if divisible else None,
+        processes=len(sizes),
+        cgroup_bytes=cgroup_bytes,
+        anonymous_bytes=total("Pss_Anon"),
+        shmem_bytes=total("Pss_Shmem"),
+        file_bytes=total("Pss_File"),
+    )
 
 
-def _pss_bytes(pid: int) -> int | None:
+def _pss_bytes(pid: int) -> Mapping[str, int]:
+    """The proportional set size of ``pid`` and its kinds; nothing if it is gone or has no memory of its own."""
     try:
-        found = _PSS.search(Path(f"/proc/{pid}/smaps_rollup").read_bytes())
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except (FileNotFoundError, ProcessLookupError):
-        return None
+        return {}
     except PermissionError as error:
         raise InstanceError(f"the memory of process {pid} may not be read", hint="run as root") from error
-    return int(found[1]) * KIB if found else None
+    return {name: int(kibibytes) * KIB for name, kibibytes in _PSS.findall(text)}

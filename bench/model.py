@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 Kind = Literal["process", "container", "vm"]
+Load = Literal["none", "payload", "http", "lifecycle", "density", "minimum"]
 Direction = Literal["higher", "lower"]
 EventName = Literal["spawned", "kernel", "init", "ready", "exited"]
 EVENT_ORDER: tuple[EventName, ...] = ("spawned", "kernel", "init", "ready", "exited")
@@ -46,23 +47,28 @@ class Limits:
 class Workload:
     """A payload under test and how to read its figures; identical for every driver.
 
-    ``load`` says who drives a round: the payload itself, or an HTTP load generator on the host.
-    ``folder`` holds ``workload.toml`` and ``payload/``, which becomes ``/isomark/NAME/`` in the image.
+    ``load`` says what is done with an instance: nothing (``none``: it is started and idles); rounds that the payload
+    itself drives, or an HTTP load generator on the host; or a study of another kind: ``lifecycle`` puts it through
+    its life, ``density`` starts more and more of them, ``minimum`` looks for the least memory that one needs.
+    ``folder`` holds ``payload/``, which becomes ``/isomark/FOLDER/`` in the image: the workload's own, called as it is,
+    or that of another one whose payload it starts.
+    ``instances`` is how many a density workload starts.
     """
 
     name: str
     title: str
     description: str
     packages: tuple[str, ...]
-    load: Literal["none", "payload", "http"]
+    load: Load
     metrics: tuple[Metric, ...]
     folder: Path
     port: int | None = None
+    instances: int | None = None
 
     @property
     def command(self) -> tuple[str, ...]:
         """The payload's argument vector inside the image."""
-        return (f"/isomark/{self.name}/run",)
+        return (f"/isomark/{self.folder.name}/run",)
 
 
 @dataclass(frozen=True, order=True)
@@ -85,6 +91,17 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Step:
+    """Something on the way to ready that a driver or a guest told of, and when it began, on the host's CLOCK_MONOTONIC.
+
+    Names are the driver's own (``create its namespaces``, ``basic.target``); a step lasts until the next or an event.
+    """
+
+    name: str
+    at_seconds: float
+
+
+@dataclass(frozen=True)
 class Line:
     """One console line without its line end, and when the host read it."""
 
@@ -98,7 +115,8 @@ class MemoryReading:
 
     ``pss_bytes`` is the sum of proportional set sizes (proc(5), smaps_rollup) over every process
     that exists because of the instance; ``processes`` counts them; both are ``None`` where the host is
-    another one. ``cgroup_bytes`` is the memory cgroup's own figure, ``None`` where the instance has none.
+    another one. ``anonymous_bytes``, ``shmem_bytes`` and ``file_bytes`` are what it consists of, ``None`` before
+    Linux 5.4. ``cgroup_bytes`` is the memory cgroup's own figure, ``None`` where the instance has none.
     ``hypervisor_bytes`` is what the hypervisor's own management says, ``None`` where nobody was asked.
     """
 
@@ -106,6 +124,9 @@ class MemoryReading:
     processes: int | None
     cgroup_bytes: int | None = None
     hypervisor_bytes: int | None = None
+    anonymous_bytes: int | None = None
+    shmem_bytes: int | None = None
+    file_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -146,6 +167,7 @@ class Trial:
     outcome: Outcome
     image_digest: str
     events: tuple[Event, ...] = ()
+    steps: tuple[Step, ...] = ()
     samples: tuple[Sample, ...] = ()
     started_at: str = ""
     """Wall-clock start, ISO 8601 in UTC; for people, never for a duration."""
@@ -153,6 +175,8 @@ class Trial:
     """From the request to start until everything was removed."""
     round_seconds: float = 0.0
     """Of ``wall_seconds``, what the rounds and the settling pause took."""
+    missing: Mapping[str, str] = field(default_factory=dict)
+    """Metrics that this trial would have had, and why each could not be taken."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +203,7 @@ class WorkloadImage:
 class Image:
     """The form of a workload image that one driver starts.
 
-    The three sizes follow the definitions in ``bench.metrics``; ``None`` is unknown.
+    The sizes follow the definitions in ``bench.metrics``; ``None`` is unknown, or nothing that this form has.
     ``parts`` names each file or tree with its digest or path, for the record.
     """
 
@@ -190,3 +214,5 @@ class Image:
     unpacked_bytes: int | None
     on_disk_bytes: int | None
     parts: Mapping[str, str] = field(default_factory=dict)
+    virtual_bytes: int | None = None
+    used_bytes: int | None = None

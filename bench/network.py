@@ -7,9 +7,12 @@ it, and load from the generator never leaves the namespace.
 
 from __future__ import annotations
 
+import ctypes
 import ipaddress
 import os
+import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
 SUBNET: Final = ipaddress.IPv4Network("10.213.0.0/16")
 BRIDGE: Final = "isobr0"
 NETNS_DIRECTORY: Final = Path("/run/netns")
+_CLONE_NEWNET: Final = 0x40000000
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,17 @@ class LabNetwork:
         index = self._routes.link_lookup(ifname=interface)[0]
         self._routes.link("set", index=index, master=self._bridge, state="up")
 
+    def tcp_socket(self) -> socket.socket:
+        """Return a TCP socket of this network namespace.
+
+        A thread enters the namespace to make it (setns(2) concerns one thread) and ends; the others stay outside.
+
+        Raises:
+            OSError: the namespace cannot be entered.
+        """
+        with ThreadPoolExecutor(1) as thread, self.path.open("rb") as namespace:
+            return thread.submit(_socket_of, namespace.fileno()).result()
+
     def inside(self, command: list[str]) -> list[str]:
         """Return ``command`` so that it runs within this network namespace."""
         return ["nsenter", f"--net={self.path}", "--", *command]
@@ -143,6 +158,14 @@ class LabNetwork:
         self._bridge = self._routes.link_lookup(ifname=BRIDGE)[0]
         self._routes.addr("add", index=self._bridge, address=str(SUBNET[1]), prefixlen=SUBNET.prefixlen)
         self._routes.link("set", index=self._bridge, state="up")
+
+
+def _socket_of(namespace: int) -> socket.socket:
+    libc = ctypes.CDLL(None, use_errno=True)  # os.setns is there from Python 3.12 on
+    if libc.setns(namespace, _CLONE_NEWNET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return socket.socket()
 
 
 def _lease(address: ipaddress.IPv4Address, interface: str) -> Lease:

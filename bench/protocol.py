@@ -110,6 +110,11 @@ def is_kernel_line(text: str) -> bool:
     return _KERNEL.match(text) is not None
 
 
+def is_last_of_kernel(text: str) -> bool:
+    """Whether ``text`` is what a kernel says last that panicked and does not reboot (kernel/panic.c)."""
+    return is_kernel_line(text) and "---[ end Kernel panic" in text
+
+
 def parse(text: str) -> Message | None:
     """Return the message on console line ``text``, or ``None`` if it is no protocol line."""
     if not text.startswith(PREFIX):

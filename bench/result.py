@@ -33,6 +33,8 @@ class DriverRecord:
     image_unpacked_bytes: int | None
     image_on_disk_bytes: int | None
     image_parts: Mapping[str, str] = field(default_factory=dict)
+    image_virtual_bytes: int | None = None
+    image_used_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -43,10 +43,7 @@ class Prepared:
 
 
 class SandboxDriver(ABC):
-    """Starts instances through the sandbox helper, which starts with the first use and ends with ``close``.
-
-    ``trace`` has every instance tell when each step of its set-up began: for the benchmark.
-    """
+    """Starts instances through the sandbox helper, which starts with the first use and ends with ``close``."""
 
     name: str
     kind: Kind
@@ -54,9 +51,8 @@ class SandboxDriver(ABC):
     directories: ClassVar[Mapping[str, int]]
     """What is made in an instance's directory below ``lab.scratch``, name -> mode."""
 
-    def __init__(self, lab: Lab, *, trace: bool = False) -> None:
+    def __init__(self, lab: Lab) -> None:
         self._lab = lab
-        self._trace = trace
         self._spawner = Spawner(lab.journal.owner.id)
         self._entry: Entry | None = None
 

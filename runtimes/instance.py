@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -13,8 +14,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from bench.channel import Channel
-from bench.errors import HostError
-from bench.model import Event, Line, MemoryReading
+from bench.errors import HostError, InstanceError
+from bench.model import Event, Line, MemoryReading, Step
 from runtimes import usernamespace
 from runtimes.spawner import Child, Ended
 
@@ -24,12 +25,13 @@ STATUS_SECONDS: Final = 1.0
 
 
 class ProcessInstance(ABC):
-    """What both kinds share; ``undo`` removes from the host what was made for it."""
+    """What both kinds share; ``undo`` removes from the host what was made for it, ``folder`` holds what it writes."""
 
-    def __init__(self, channel: Channel, child: Child, undo: ExitStack) -> None:
+    def __init__(self, channel: Channel, child: Child, undo: ExitStack, folder: Path) -> None:
         self._channel = channel
         self._child = child
         self._undo = undo
+        self._folder = folder
         self._told = False
 
     @property
@@ -43,9 +45,9 @@ class ProcessInstance(ABC):
         return self._channel.tail
 
     @property
-    def steps(self) -> Sequence[tuple[str, float]]:
-        """The set-up's steps and when each began on CLOCK_MONOTONIC; empty unless the driver traces."""
-        return self._child.steps
+    def steps(self) -> Sequence[Step]:
+        """The set-up's steps and when each began."""
+        return [Step(name, at_seconds) for name, at_seconds in self._child.steps]
 
     def lines(self, timeout_seconds: float) -> Iterator[Line]:
         """Yield console lines until it closes; then the tail says how the instance ended.
@@ -86,6 +88,16 @@ class ProcessInstance(ABC):
         if ended is None or ended.status is None:
             self._kill_members()
 
+    def own_disk_bytes(self) -> int:
+        """The blocks allocated for its directories on the host (stat(2)), hard links counted once.
+
+        Raises:
+            InstanceError: it has been removed.
+        """
+        if not self._folder.is_dir():
+            raise InstanceError("the instance is gone", tail=self.tail)
+        return _allocated_bytes(self._folder)
+
     @abstractmethod
     def memory(self) -> MemoryReading:
         """Read what the instance costs the host now.
@@ -121,6 +133,24 @@ class ProcessInstance(ABC):
             self._channel.push("exited", ended.at_seconds)
             self._channel.tail.append(f"[{self._tell(ended)}]")
         return ended
+
+
+def _allocated_bytes(folder: Path) -> int:
+    """A container may write while this looks: what has gone meanwhile counts nothing."""
+    blocks: dict[tuple[int, int], int] = {}
+    for directory, _, files in os.walk(folder, onerror=_unless_gone):
+        for path in (directory, *(f"{directory}/{name}" for name in files)):
+            try:
+                status = os.lstat(path)
+            except FileNotFoundError:
+                continue
+            blocks[status.st_dev, status.st_ino] = status.st_blocks
+    return sum(blocks.values()) * 512
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def remove_tree(path: Path) -> None:

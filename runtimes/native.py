@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -48,6 +49,7 @@ class NativeDriver(SandboxDriver):
             "namespaces": namespaces,
             "security": "none",
             "limits": "cpus by affinity",
+            "memory limit": "not enforced",
             "root file system": self.form,
             "network": "the host's",
             "parity": "\n".join(PARITY),
@@ -70,13 +72,13 @@ class NativeDriver(SandboxDriver):
             "gid_map": gid_map,
             "wait": True,
             "tie": True,
-            "trace": self._trace,
+            "trace": True,
         }
 
-    def _prepare(self, _launch: Launch, _undo: ExitStack, _brief: ExitStack) -> Prepared:
-        return Prepared(self._adopt)
+    def _prepare(self, launch: Launch, _undo: ExitStack, _brief: ExitStack) -> Prepared:
+        return Prepared(partial(self._adopt, self._lab.scratch / launch.name))
 
-    def _adopt(self, child: Child, channel: Channel, undo: ExitStack) -> ProcessInstance:
+    def _adopt(self, folder: Path, child: Child, channel: Channel, undo: ExitStack) -> ProcessInstance:
         child.await_pid()
         try:
             namespace = Namespace(child.pid, "mnt")
@@ -85,14 +87,14 @@ class NativeDriver(SandboxDriver):
             raise
         undo.callback(namespace.close)
         child.release()
-        return NativeInstance(channel, child, undo, namespace)
+        return NativeInstance(channel, child, undo, folder, namespace)
 
 
 class NativeInstance(ProcessInstance):
     """A bare process and whatever it forked, told by its mount namespace."""
 
-    def __init__(self, channel: Channel, child: Child, undo: ExitStack, namespace: Namespace) -> None:
-        super().__init__(channel, child, undo)
+    def __init__(self, channel: Channel, child: Child, undo: ExitStack, folder: Path, namespace: Namespace) -> None:
+        super().__init__(channel, child, undo, folder)
         self._namespace = namespace
 
     def memory(self) -> MemoryReading:

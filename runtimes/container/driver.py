@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
 
+from bench.abilities import Verb
 from bench.channel import Channel
 from bench.driver import Lab, Launch
 from bench.errors import HostError, InstanceError
@@ -46,6 +48,11 @@ PARITY: Final = (
     "The limit on disk space is not enforced",
     "container: /sys/fs/cgroup is empty inside, so a payload cannot read its limits there",
 )
+LACKS: Final[Mapping[Verb, str]] = {
+    "save": "writing its processes' memory to a file would need CRIU",
+    "snapshot": "it has no disk of its own; its files are the host's",
+    "reboot": "it has no machine to reset; starting another container is a start",
+}
 
 
 class ContainerDriver(SandboxDriver):
@@ -60,8 +67,8 @@ class ContainerDriver(SandboxDriver):
     form: ClassVar[str] = "unpacked tree, overlayfs lower layer"
     directories: ClassVar[Mapping[str, int]] = {"upper": 0o755, "work": 0o755, "root": 0o755, "scratch": 0o1777}
 
-    def __init__(self, lab: Lab, *, trace: bool = False, security: str = "default") -> None:
-        super().__init__(lab, trace=trace)
+    def __init__(self, lab: Lab, *, security: str = "default") -> None:
+        super().__init__(lab)
         self._level = security
         if security != "default":
             self.name = f"container-{security}"
@@ -119,7 +126,7 @@ class ContainerDriver(SandboxDriver):
             "apparmor": security.apparmor,
             "no_new_privileges": security.no_new_privileges,
             "tie": True,
-            "trace": self._trace,
+            "trace": True,
         }
 
     def _birthplace(self, launch: Launch, undo: ExitStack, brief: ExitStack) -> int | None:
@@ -160,7 +167,7 @@ class ContainerDriver(SandboxDriver):
         if launch.lease is not None:
             self._connect(launch.lease, child)
             child.release()
-        return ContainerInstance(channel, child, undo, group, launch)
+        return ContainerInstance(channel, child, undo, self._lab.scratch / launch.name, group, launch)
 
     def _connect(self, lease: Lease, child: Child) -> None:
         if self._lab.network is None:
@@ -177,11 +184,14 @@ class ContainerDriver(SandboxDriver):
 class ContainerInstance(ProcessInstance):
     """A container: what is in its cgroup."""
 
-    def __init__(self, channel: Channel, child: Child, undo: ExitStack, group: Group, launch: Launch) -> None:
-        super().__init__(channel, child, undo)
+    def __init__(
+        self, channel: Channel, child: Child, undo: ExitStack, folder: Path, group: Group, launch: Launch
+    ) -> None:
+        super().__init__(channel, child, undo, folder)
         self._group = group
         self._limits: Limits = launch.limits
         self._lease = launch.lease
+        self._paused = False
 
     def memory(self) -> MemoryReading:
         """Read what its processes cost, and what its memory cgroup is charged.
@@ -194,6 +204,26 @@ class ContainerInstance(ProcessInstance):
         except HostError as error:
             raise InstanceError("the instance is gone", tail=self.tail) from error
 
+    @property
+    def verbs(self) -> Mapping[Verb, Callable[[], float]]:
+        """Suspend and resume, by the cgroup freezer."""
+        return {"suspend": self._pause, "resume": self._go_on}
+
+    @property
+    def lacks(self) -> Mapping[Verb, str]:
+        """Why not the others."""
+        return LACKS
+
+    def kill(self) -> None:
+        """End every process of it at once, suspended or not; idempotent.
+
+        Raises:
+            HostError: it does not die.
+        """
+        if self._paused:
+            self._go_on()  # version 1's freezer keeps even SIGKILL waiting
+        super().kill()
+
     def cpu_seconds(self) -> float | None:
         """CPU time it has used so far; ``None`` where no controller counts it."""
         return self._group.cpu_seconds()
@@ -201,6 +231,16 @@ class ContainerInstance(ProcessInstance):
     def address(self) -> str | None:
         """Its address on the lab network."""
         return self._lease.address if self._lease is not None else None
+
+    def _pause(self) -> float:
+        self._paused = True
+        self._group.freeze()
+        return time.monotonic()
+
+    def _go_on(self) -> float:
+        self._group.thaw()
+        self._paused = False
+        return time.monotonic()
 
     def _kill_members(self) -> None:
         self._group.remove()

@@ -115,11 +115,11 @@ def _payload_members(workloads: Sequence[Workload]) -> Iterator[Member]:
     library = resources.files("bench").joinpath("workloads", "lib.sh").read_bytes()
     yield _directory("scratch", 0o1777)
     yield _file("lib.sh", library)
-    for workload in workloads:
-        root = workload.folder / "payload"
-        yield _directory(workload.name)
+    for folder in dict.fromkeys(workload.folder for workload in workloads):  # two may start the same
+        root = folder / "payload"
+        yield _directory(folder.name)
         for path in sorted(root.rglob("*")):
-            inside = f"{workload.name}/{path.relative_to(root)}"
+            inside = f"{folder.name}/{path.relative_to(root)}"
             if path.is_symlink() or not (path.is_dir() or path.is_file()):
                 raise ImageError(f"{path} is neither file nor directory", hint="a payload holds only those")
             yield _directory(inside) if path.is_dir() else _file(inside, path.read_bytes())

@@ -70,6 +70,18 @@ def says(text: str) -> Callable[[socket.socket], None]:
     return lambda guest: guest.sendall(text.encode())
 
 
+def test_a_kernel_that_panicked_is_not_waited_for() -> None:
+    cause = "Kernel panic - not syncing: Attempted to kill the idle task!"
+
+    def play(guest: socket.socket) -> None:
+        guest.sendall(f"[    0.000000] {cause}\n[    0.000000] ---[ end {cause} ]---\n".encode())
+        guest.recv(1)  # it stands still, and its console stays open
+
+    with payload(play, 60) as dialogue, pytest.raises(InstanceError, match="kernel panicked") as caught:
+        dialogue.ready()
+    assert cause in caught.value.tail[0]
+
+
 def test_noise_before_ready_is_passed_over() -> None:
     with payload(says("[    0.000000] Linux\nhello\nisomark init\nisomark ready\n")) as dialogue:
         assert dialogue.ready() > 0

@@ -48,3 +48,48 @@ def test_a_folder_of_another_name_is_refused(folder: Path) -> None:
     other = folder.rename(folder.parent / "other")
     with pytest.raises(SuiteError, match="not the folder's name"):
         load_workload(other)
+
+
+def test_a_workload_may_start_the_payload_of_another() -> None:
+    minimum, http = find_workload("minimum"), find_workload("http")
+    assert (minimum.name, minimum.load, minimum.metrics) == ("minimum", "minimum", ())
+    assert minimum.command == http.command
+    assert (minimum.packages, minimum.port, minimum.folder) == (http.packages, http.port, http.folder)
+
+
+@pytest.mark.parametrize(
+    ("payload", "error", "match"),
+    [
+        ('payload = "httpp"', UsageError, "httpp"),
+        ('payload = "minimum"', SuiteError, "minimum has none of its own"),
+        ('payload = "boot"', SuiteError, "boot has no port"),
+        ('payload = "http"\nport = 80', SuiteError, "packages and port are those of"),
+        ("", SuiteError, "load = 'minimum' needs a port"),
+    ],
+)
+def test_a_payload_that_cannot_be_borrowed_is_refused(
+    payload: str, error: type[UsageError], match: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "least"
+    folder.mkdir()
+    (folder / "workload.toml").write_text(
+        f'name = "least"\ntitle = "x"\ndescription = ""\nload = "minimum"\n{payload}\n'
+    )
+    with pytest.raises(error, match=match):
+        load_workload(folder)
+
+
+def test_a_density_workload_says_how_many_it_starts(tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(BUILT_IN / "density", tmp_path / "density"))
+    assert load_workload(copy).instances == 5
+    path = copy / "workload.toml"
+    path.write_text(path.read_text().replace("instances = 5\n", ""))
+    with pytest.raises(SuiteError, match="needs the number of instances"):
+        load_workload(copy)
+
+
+def test_only_a_density_workload_counts_instances(folder: Path) -> None:
+    path = folder / "workload.toml"
+    path.write_text(path.read_text().replace('load = "payload"', 'load = "payload"\ninstances = 3'))
+    with pytest.raises(SuiteError, match="no other has one"):
+        load_workload(folder)

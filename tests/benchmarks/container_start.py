@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.driver import Lab, Launch
 from bench.journal import Journal
-from bench.model import Limits, WorkloadImage
+from bench.model import Limits, Step, WorkloadImage
 from bench.network import LabNetwork
 from runtimes.container.driver import ContainerDriver
 from runtimes.driver import MOUNT_POINTS, SandboxDriver
@@ -46,10 +46,10 @@ class Timings:
         self.teardown: dict[str, list[float]] = defaultdict(list)
         self.steps: dict[str, list[float]] = defaultdict(list)
 
-    def add_steps(self, requested: float, steps: list[tuple[str, float]], first_line: float) -> None:
+    def add_steps(self, requested: float, steps: Sequence[Step], first_line: float) -> None:
         """Turn the instants at which steps began into lengths."""
-        names = ["fork and namespaces", *(name for name, _ in steps)]
-        instants = [requested, *(at for _, at in steps), first_line]
+        names = ["fork and namespaces", *(step.name for step in steps)]
+        instants = [requested, *(step.at_seconds for step in steps), first_line]
         for name, begin, end in zip(names, instants, instants[1:], strict=False):
             self.steps[name].append((end - begin) * 1e3)
 
@@ -91,7 +91,7 @@ def time_driver(way: str, driver: SandboxDriver, tree: Path, network: LabNetwork
         line = next(iter(instance.lines(10)))
         timings.start[way].append((line.at_seconds - begun) * 1e3)
         if way == "container":
-            timings.add_steps(begun, list(instance.steps), line.at_seconds)
+            timings.add_steps(begun, instance.steps, line.at_seconds)
         for _ in instance.lines(10):
             pass
         ended = time.monotonic()
@@ -132,7 +132,7 @@ def main() -> None:
         stack.callback(network.close)
         lab = Lab(state, state / "scratch", journal, network)
         tree = make_tree(state / "tree")
-        native, container = NativeDriver(lab), ContainerDriver(lab, trace=True)
+        native, container = NativeDriver(lab), ContainerDriver(lab)
         for driver in (native, container):
             stack.callback(driver.close)
             driver.check()

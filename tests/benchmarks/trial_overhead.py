@@ -20,10 +20,11 @@ from bench.conduct import prepare
 from bench.drivers import Chosen, load_driver
 from bench.lab import open_lab
 from bench.model import OutcomeKind
+from bench.rounds import PINGS, SETTLE_SECONDS
 from bench.state import state_directory
 from bench.store import ResultWriter
 from bench.suite import find_suite
-from bench.trial import PINGS, SETTLE_SECONDS, Plan, conduct_trial
+from bench.trial import Plan, conduct_trial
 from bench.workload import find_workload
 from runtimes.oci.workload_image import build_workload_image
 

@@ -11,6 +11,7 @@ import pytest
 from conftest import skip_or_fail
 
 from bench import protocol
+from bench.abilities import OwnDisk
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Instance, Lab, Launch
 from bench.drivers import checked_driver, driver_entry_points
@@ -153,6 +154,20 @@ def test_what_one_instance_writes_the_next_does_not_see(driver: Driver, image: I
             lines = printed(instance)
         assert "written" in lines
         assert "left" not in lines
+
+
+def test_what_an_instance_writes_is_what_it_takes_on_its_hosts_disk(driver: Driver, image: Image, lab: Lab) -> None:
+    file = "/isomark/scratch/large"
+    script = f"echo isomark ready; read go; dd if=/dev/urandom of={file} bs=1M count=8 conv=fsync && echo isomark ready"
+    with driver.start(image, shell(driver, lab, f"{script}; read end")) as instance:
+        if not isinstance(instance, OwnDisk):
+            pytest.skip("it does not tell what it takes")
+        Dialogue(instance, READY_SECONDS).ready()
+        idle = instance.own_disk_bytes()
+        assert 0 < idle < 64 << 20
+        instance.send("go")
+        Dialogue(instance, READY_SECONDS).ready()
+        assert 8 << 20 <= instance.own_disk_bytes() - idle < 24 << 20
 
 
 def test_the_scratch_space_and_the_usual_places_can_be_written(driver: Driver, image: Image, lab: Lab) -> None:

@@ -135,6 +135,14 @@ def test_a_second_build_finds_the_first(image: WorkloadImage) -> None:
     assert said == [], "nothing took time"
 
 
+def test_a_workload_that_starts_the_payload_of_another_adds_nothing(image: WorkloadImage) -> None:
+    state = state_directory()
+    workloads = [find_workload(name) for name in (*NAMES, "minimum")]
+    assert find_workload("minimum").command in [workload.command for workload in workloads[:-1]]
+    with Journal(journal_directory(state)) as journal:
+        assert build_workload_image(workloads, state, journal, silent) == image
+
+
 @pytest.fixture(scope="module")
 def small_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("state")
