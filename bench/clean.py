@@ -13,7 +13,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -40,17 +40,21 @@ class Removal:
     fault: str = ""
 
 
-def clean(journals: Path) -> list[Removal]:
+def clean(journals: Path, gone: Collection[str] = ()) -> list[Removal]:
     """Remove everything that journals of dead runs name, newest first; live runs are left alone.
 
-    A journal goes only when all it named is gone, so what fails is tried again next time.
+    A journal goes only when all it named is gone, so what fails is tried again next time. ``gone`` are libvirt URIs
+    of hosts that are no more, and with them all that was there.
     """
     removers: dict[str, Remover] = {}
     done: list[Removal] = []
     for left in read_journals(journals):
         if left.owner.is_alive():
             continue
-        removals = [_remove(left.owner.id, entry, removers) for entry in left.entries]
+        removals = [
+            Removal(left.owner.id, entry) if entry.what.get("uri") in gone else _remove(left.owner.id, entry, removers)
+            for entry in left.entries
+        ]
         if not any(removal.fault for removal in removals):
             left.path.unlink(missing_ok=True)
         done += removals
@@ -65,7 +69,9 @@ def _remove(owner: str, entry: Entry, removers: dict[str, Remover]) -> Removal:
                 return Removal(owner, entry, f"nothing here knows how to remove a {entry.kind}")
             removers[entry.kind] = next(iter(found)).load()
         removers[entry.kind](entry.what)
-    except (IsomarkError, OSError, ImportError, KeyError, ValueError) as error:  # the last two: it was not written so
+    except IsomarkError as error:
+        return Removal(owner, entry, f"{error.message} ({error.hint})" if error.hint else error.message)
+    except (OSError, ImportError, KeyError, ValueError) as error:  # the last two: it was not written so
         return Removal(owner, entry, str(error) or type(error).__name__)
     return Removal(owner, entry)
 

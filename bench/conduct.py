@@ -14,7 +14,7 @@ from bench.driver import Driver, Finding, Lab
 from bench.drivers import Chosen
 from bench.errors import StoreError, UsageError
 from bench.fingerprint import conditions, identity
-from bench.model import Case, Image, Trial, Workload, WorkloadImage
+from bench.model import Image, Trial, Workload, WorkloadImage
 from bench.result import DriverRecord, Header, Notice, Result, Slot, WorkloadRecord
 from bench.schedule import schedule
 from bench.store import ResultWriter, done_slots
@@ -41,11 +41,6 @@ class Prepared:
     drivers: Mapping[str, Driver]
     images: Mapping[str, Image]
     header: Header
-
-
-def cases_of(suite: Suite, drivers: Sequence[Driver]) -> list[Case]:
-    """Every workload × driver of ``suite``."""
-    return [Case(workload, driver.name) for workload in suite.workloads for driver in drivers]
 
 
 def prepare(
@@ -80,7 +75,7 @@ def prepare(
         workloads=tuple(WorkloadRecord(w.name, w.title, w.description, w.load, w.metrics) for w in workloads),
         drivers=records,
         absent=chosen.absent,
-        schedule=schedule(cases_of(suite, chosen.drivers), suite.trials, seed),
+        schedule=schedule(suite.cases(chosen.names), suite.trials, seed),
         image_reference=image.reference,
         image_digest=image.digest,
         image_compressed_bytes=image.compressed_bytes,
@@ -164,6 +159,8 @@ def _driver_record(driver: Driver, image: Image) -> DriverRecord:
         image_unpacked_bytes=image.unpacked_bytes,
         image_on_disk_bytes=image.on_disk_bytes,
         image_parts=image.parts,
+        image_virtual_bytes=image.virtual_bytes,
+        image_used_bytes=image.used_bytes,
     )
 
 
@@ -171,9 +168,15 @@ def require_cases(suite: Suite, chosen: Chosen) -> None:
     """Check that there is something to run.
 
     Raises:
-        UsageError: none of the suite's drivers can run here; each is named with its reason.
+        UsageError: none of the suite's drivers can run here, each is named with its reason; or it leaves out all cases.
     """
-    if chosen.drivers:
-        return
-    reasons = "\n".join(f"  {gone.name}: {gone.reason} ({gone.hint})" for gone in chosen.absent)
-    raise UsageError(f"no driver of the suite {suite.name} can run here:\n{reasons}", hint="isomark doctor says more")
+    if not chosen.drivers:
+        reasons = "\n".join(f"  {gone.name}: {gone.reason} ({gone.hint})" for gone in chosen.absent)
+        raise UsageError(
+            f"no driver of the suite {suite.name} can run here:\n{reasons}", hint="isomark doctor says more"
+        )
+    if not suite.cases(chosen.names):
+        left_out = ", ".join(map(str, suite.without))
+        raise UsageError(
+            f"the suite {suite.name} leaves out all that is asked for: {left_out}", hint="see its `without`"
+        )

@@ -11,6 +11,7 @@ from bench.driver import ENTRY_POINTS, Configurable, Driver, Factory, Lab
 from bench.errors import DriverUnavailable, OptionsError
 from bench.names import require_known
 from bench.result import AbsentDriver
+from bench.suite import DRIVER, Configuration
 
 
 def driver_entry_points() -> dict[str, EntryPoint]:
@@ -18,15 +19,27 @@ def driver_entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=ENTRY_POINTS)}
 
 
-def require_drivers(names: Sequence[str]) -> None:
-    """Check that every one of ``names`` is an installed driver.
+def require_drivers(names: Sequence[str], configurations: Mapping[str, Configuration] = MappingProxyType({})) -> None:
+    """Check that every one of ``names`` is an installed driver, or a variant of one.
 
     Raises:
         UsageError: one is not; the nearest name is offered.
+        OptionsError: a variant has the name of a driver, or is one of a driver that is not there.
     """
-    known = driver_entry_points()
+    installed = driver_entry_points()
+    faults: list[tuple[str, str]] = []
+    for name, configuration in configurations.items():
+        if configuration.driver == name:
+            continue
+        if name in installed:
+            faults.append((f"{name}.{DRIVER}", f"{name} is a driver itself; a variant needs another name"))
+        elif configuration.driver not in installed:
+            faults.append((f"{name}.{DRIVER}", f"there is no driver {configuration.driver!r}"))
+    if faults:
+        raise OptionsError(faults)
+    variants = {name for name, configuration in configurations.items() if configuration.driver in installed}
     for name in names:
-        require_known("driver", name, known)
+        require_known("driver", name, installed.keys() | variants)
 
 
 def load_driver(name: str, lab: Lab, options: Mapping[str, object] | None = None) -> Driver:
@@ -48,14 +61,16 @@ def load_driver(name: str, lab: Lab, options: Mapping[str, object] | None = None
     return driver.configured(options)
 
 
-def checked_driver(name: str, lab: Lab, options: Mapping[str, object] | None = None) -> Driver:
+def checked_driver(name: str, lab: Lab, configuration: Configuration | None = None) -> Driver:
     """Make the driver called ``name`` and let it prove that it runs here; one that does not holds nothing afterwards.
 
     Raises:
         DriverUnavailable: it does not run here.
         OptionsError: it does not take these options.
     """
-    driver = load_driver(name, lab, options)
+    configuration = configuration or Configuration(name)
+    driver = load_driver(configuration.driver, lab, configuration.options)
+    driver.name = name
     try:
         driver.check()
     except BaseException:
@@ -71,6 +86,11 @@ class Chosen:
     drivers: tuple[Driver, ...]
     absent: tuple[AbsentDriver, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """What those that will run are called."""
+        return [driver.name for driver in self.drivers]
+
     def close(self) -> None:
         """Close every driver."""
         for driver in self.drivers:
@@ -78,17 +98,17 @@ class Chosen:
 
 
 def choose_drivers(
-    choices: Sequence[Sequence[str]], lab: Lab, options: Mapping[str, Mapping[str, object]] = MappingProxyType({})
+    choices: Sequence[Sequence[str]], lab: Lab, configurations: Mapping[str, Configuration] = MappingProxyType({})
 ) -> Chosen:
-    """For each choice take the first alternative whose ``check`` passes; ``options`` has those of some by name.
+    """For each choice take the first alternative whose ``check`` passes; ``configurations`` has those of some by name.
 
     Raises:
         UsageError: an alternative is not a known driver.
-        OptionsError: one does not take its options; keys are as in ``options``, like ``kvm.cache``.
+        OptionsError: one does not take its options; keys are like ``kvm.cache``.
     """
     known = [name for alternatives in choices for name in alternatives]
-    require_drivers(known)
-    _require_options({name: options[name] for name in known if name in options}, lab)
+    require_drivers(known, configurations)
+    _require_options({name: configurations[name] for name in known if name in configurations}, lab)
     drivers: dict[str, Driver] = {}
     absent: dict[str, AbsentDriver] = {}
     for alternatives in choices:
@@ -96,7 +116,7 @@ def choose_drivers(
             if name in drivers:
                 break
             try:
-                driver = checked_driver(name, lab, options.get(name, {}))
+                driver = checked_driver(name, lab, configurations.get(name))
             except DriverUnavailable as error:
                 absent[name] = AbsentDriver(name, error.message, error.hint)
                 continue
@@ -105,12 +125,12 @@ def choose_drivers(
     return Chosen(tuple(drivers.values()), tuple(absent.values()))
 
 
-def _require_options(options: Mapping[str, Mapping[str, object]], lab: Lab) -> None:
+def _require_options(configurations: Mapping[str, Configuration], lab: Lab) -> None:
     """Check the options of every driver, so that all faults are told at once."""
     faults: list[tuple[str, str]] = []
-    for name, table in options.items():
+    for name, configuration in configurations.items():
         try:
-            load_driver(name, lab, table).close()
+            load_driver(configuration.driver, lab, configuration.options).close()
         except OptionsError as error:
             faults += [(f"{name}.{key}", reason) for key, reason in error.faults]
         except DriverUnavailable:  # it will not run anyway

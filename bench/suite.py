@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from bench import toml
 from bench.errors import OptionsError, SuiteError, UsageError
-from bench.model import Limits
+from bench.model import Case, Limits
 from bench.names import require_known
 from bench.units import MIB, parse_bytes
 from bench.workload import Name
 
 BUILT_IN = Path(__file__).parent / "suites"
 OPTIONS = "options"
+DRIVER = "driver"
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """What a suite says of one of its drivers: the installed driver that it is, and options, which that one checks."""
+
+    driver: str
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -25,8 +34,9 @@ class Suite:
     """A suite as it will be run.
 
     ``drivers`` are alternatives: ``("kvm", "qemu")`` means the first of them that this host can run.
-    ``source`` is the TOML it came from; ``options`` has its tables
-    ``[options.DRIVER]``, which the drivers check.
+    ``source`` is the TOML it came from; ``configurations`` has its tables ``[options.NAME]``. One with ``driver``
+    makes a variant: a driver called NAME within this suite, so that one run compares the same driver's options.
+    ``without`` are cases that are not taken, such as a search that would need hours of an emulated CPU.
     """
 
     name: str
@@ -41,7 +51,13 @@ class Suite:
     seed: int | None
     limits: Limits
     source: str
-    options: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    configurations: Mapping[str, Configuration] = field(default_factory=dict)
+    without: tuple[Case, ...] = ()
+
+    def cases(self, drivers: Iterable[str]) -> list[Case]:
+        """Every workload × driver of ``drivers``, but for those left out."""
+        every = (Case(workload, driver) for workload in self.workloads for driver in drivers)
+        return [case for case in every if case not in self.without]
 
     def refused(self, error: OptionsError) -> SuiteError:
         """What to tell of ``error``, with the line of each option in the suite's file."""
@@ -76,6 +92,7 @@ def _size(value: object) -> object:
 
 
 Size = Annotated[int, BeforeValidator(_size)]
+CaseName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,23}/[a-z][a-z0-9-]{0,23}$")]
 DriverChoice = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*(\|[a-z][a-z0-9-]*)*$")]
 
 
@@ -103,6 +120,24 @@ class _SuiteFile(BaseModel):
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     limits: _LimitsFile = Field(default_factory=_LimitsFile)
     options: dict[Name, dict[str, object]] = Field(default_factory=dict)
+    without: list[CaseName] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _leaves_out_what_there_is(self) -> _SuiteFile:
+        drivers = {name for choice in self.drivers for name in _alternatives(choice)}
+        for case in self.without:
+            workload, _, driver = case.partition("/")
+            if workload not in self.workloads or driver not in drivers:
+                raise ValueError(f"without: {case} is no case of this suite: write WORKLOAD/DRIVER")
+        return self
+
+    @field_validator("options")
+    @classmethod
+    def _variants(cls, tables: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
+        for name, table in tables.items():
+            if not isinstance(table.get(DRIVER, ""), str):
+                raise ValueError(f"{name}.{DRIVER} names the driver that {name} is a variant of, in quotes")
+        return tables
 
 
 def parse_suite(source: str, name: str) -> Suite:
@@ -126,8 +161,13 @@ def parse_suite(source: str, name: str) -> Suite:
         seed=file.seed,
         limits=limits,
         source=source,
-        options=file.options,
+        configurations={name: _configuration(name, table) for name, table in file.options.items()},
+        without=tuple(Case(*case.split("/")) for case in file.without),
     )
+
+
+def _configuration(name: str, table: Mapping[str, object]) -> Configuration:
+    return Configuration(str(table.get(DRIVER, name)), {key: value for key, value in table.items() if key != DRIVER})
 
 
 def suite_names() -> list[str]:

@@ -170,7 +170,8 @@ def report(
 ) -> None:
     """Write the report of a result again.
 
-    That is report.html, report.md, samples.csv and summary.csv; the same result gives the same bytes.
+    That is report.html, report.md, and samples.csv, summary.csv, steps.csv and footprints.csv; the same result gives
+    the same bytes.
     """
     from bench.cli import running
 
@@ -178,12 +179,17 @@ def report(
 
 
 @app.command()
-def clean() -> None:
-    """Remove what killed runs left on this host.
+def clean(
+    gone: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URI", help="A libvirt whose host is no more, and all it ran; repeatable."),
+    ] = None,
+) -> None:
+    """Remove what killed runs left on this host, and on others that they started domains on.
 
     Processes, cgroups, mounts, namespaces, domains and disks, from the journals of runs that are dead.
     """
     from bench.cli import show
 
-    if show.clean():
+    if show.clean(gone or []):
         raise typer.Exit(1)

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from bench.analysis import analyse
 from bench.cli.progress import Progression
-from bench.conduct import Prepared, cases_of, conduct, prepare, remaining_slots, require_cases, suite_of
+from bench.conduct import Prepared, conduct, prepare, remaining_slots, require_cases, suite_of
 from bench.conduct import resume as continue_result
 from bench.doctor import examine
 from bench.driver import Lab, Launch
@@ -52,7 +52,10 @@ class Request:
         suite = find_suite(self.suite).narrowed(
             drivers=self.drivers, workloads=self.workloads, trials=self.trials, seed=self.seed
         )
-        require_drivers([name for alternatives in suite.drivers for name in alternatives])
+        try:
+            require_drivers([name for alternatives in suite.drivers for name in alternatives], suite.configurations)
+        except OptionsError as error:
+            raise suite.refused(error) from error
         return suite, [find_workload(name) for name in suite.workloads]
 
 
@@ -105,7 +108,7 @@ def preview(request: Request) -> bool:
 
 
 def report(folder: Path, out: Path) -> None:
-    """Write the four report files of the result in ``folder`` to ``out`` and print where the first is.
+    """Write the report files of the result in ``folder`` to ``out`` and print where the first is.
 
     Raises:
         StoreError: there is no result, or ``out`` cannot be written.
@@ -116,6 +119,8 @@ def report(folder: Path, out: Path) -> None:
         "report.md": markdown.render(analysis),
         "samples.csv": table.samples_csv(analysis),
         "summary.csv": table.summary_csv(analysis),
+        "steps.csv": table.steps_csv(analysis),
+        "footprints.csv": table.footprints_csv(analysis),
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -128,7 +133,7 @@ def report(folder: Path, out: Path) -> None:
 
 def _choose(suite: Suite, lab: Lab) -> Chosen:
     try:
-        return choose_drivers(suite.drivers, lab, suite.options)
+        return choose_drivers(suite.drivers, lab, suite.configurations)
     except OptionsError as error:
         raise suite.refused(error) from error
 
@@ -185,7 +190,7 @@ def _conduct_and_report(prepared: Prepared, writer: ResultWriter, done: set[int]
 def _print_preview(console: Console, suite: Suite, workloads: Sequence[Workload], chosen: Chosen) -> None:
     seed = secrets.randbelow(2**32) if suite.seed is None else suite.seed
     console.print(f"# schedule, seed {seed}", highlight=False, markup=False)
-    for slot in schedule(cases_of(suite, chosen.drivers), suite.trials, seed):
+    for slot in schedule(suite.cases(chosen.names), suite.trials, seed):
         console.print(f"{slot.index:4}  block {slot.block}  {slot.case}", highlight=False, markup=False)
     for gone in chosen.absent:
         console.print(f"# without {gone.name}: {gone.reason}", highlight=False, markup=False, soft_wrap=True)

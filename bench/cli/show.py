@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -75,13 +77,13 @@ def workloads() -> None:
     console.print(suites)
 
 
-def clean() -> bool:
-    """Remove leftovers and print each; return whether any could not be removed."""
+def clean(gone: Sequence[str]) -> bool:
+    """Remove leftovers but at hosts that are ``gone``, and print each; return whether any could not be removed."""
     from runtimes.oci.collect import sweep_dead
 
     console = Console()
     state = state_directory()
-    removals = clean_journals(journal_directory(state))
+    removals = clean_journals(journal_directory(state), gone)
     sweep_dead(state)
     for removal in removals:
         what = ", ".join(f"{key} {value}" for key, value in removal.entry.what.items())

@@ -38,6 +38,7 @@ def list_(quiet: Quiet = False) -> None:
     from rich.table import Table
 
     from bench.units import format_bytes
+    from vms.connection import shown
 
     with _own() as (domains, _):
         if quiet:
@@ -46,8 +47,8 @@ def list_(quiet: Quiet = False) -> None:
             return
         table = Table("name", "uuid", "state", "cpus", "memory", "run", "at", box=box.SIMPLE)
         for own in domains:
-            size = format_bytes(own.memory_bytes)
-            table.add_row(own.name, own.uuid, own.state, str(own.cpus), size, escape(own.owner), escape(own.address))
+            size, place = format_bytes(own.memory_bytes), shown(own.address, own.address)
+            table.add_row(own.name, own.uuid, own.state, str(own.cpus), size, escape(own.owner), escape(place))
     Console(soft_wrap=True).print(table)
 
 
@@ -66,7 +67,7 @@ def console(name: Name, force: Force = False) -> None:
     """Attach to the console of one; Ctrl-] leaves.
 
     Xen's guests and those of other hosts have a console that libvirt holds. A QEMU guest of this host
-    connects its own to the run that started it, whose trial keeps the last lines.
+    connects its own to the run that started it: it can be looked at, and Ctrl-C leaves.
     """
     from bench.cli.vm_console import attach
     from vms.ours import find_own

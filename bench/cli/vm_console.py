@@ -8,7 +8,7 @@ import sys
 import termios
 import tty
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 import typer
@@ -27,13 +27,24 @@ _CHUNK: Final = 65536
 def attach(connection: Connection, own: OwnDomain, *, force: bool) -> None:
     """Carry the console of ``own`` to standard output and standard input to it, until either ends or Ctrl-] is typed.
 
+    What a trial of this host holds can be looked at only.
+
     Raises:
-        InstanceError: libvirt does not hold its console, or somebody else reads it.
+        InstanceError: it can neither be had nor looked at, or somebody else reads it.
     """
     import libvirt
 
+    from vms.connection import told
+    from vms.onlookers import looking
     from vms.stream import ConsoleStream
 
+    with told("libvirt does not show the domain"):
+        description = own.handle.XMLDesc(0)
+    with looking(description) as lines:
+        if lines is not None:
+            typer.echo(f"console of {own.name}, which its trial reads: to look at only; Ctrl-C leaves", err=True)
+            _show(lines)
+            return
     try:
         stream = ConsoleStream(connection.open(), own.handle, force=force)
     except libvirt.libvirtError as error:
@@ -48,9 +59,13 @@ def attach(connection: Connection, own: OwnDomain, *, force: bool) -> None:
         stream.close()
 
 
+def _show(lines: Iterator[bytes]) -> None:
+    with suppress(KeyboardInterrupt):
+        for line in lines:
+            os.write(sys.stdout.fileno(), line)
+
+
 def _hint(text: str) -> str:
-    if "not using a PTY" in text:
-        return "it is connected to the run that started it; the trial's record has its last lines"
     if "Active console session" in text:
         return "the run that started it reads it; --force takes it away, and the trial then fails"
     return "isomark vm ls shows whether it still runs"

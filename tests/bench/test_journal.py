@@ -89,6 +89,19 @@ def test_what_cannot_be_removed_stays_named(tmp_path: Path) -> None:
     assert path.exists()
 
 
+def test_what_was_at_a_host_that_is_no_more_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    nowhere = "qemu+tcp://127.0.0.1:1/system"
+    what = {"uri": nowhere, "uuid": "5ced9327-17ac-4d8b-aca1-021d00ff24b9", "name": "iso-1"}
+    path = _dead_journal(tmp_path, ("domain", what))
+    (kept,) = clean(tmp_path)
+    assert f"isomark clean --gone {nowhere}" in kept.fault
+    assert clean(tmp_path, gone=["qemu+tcp://127.0.0.1:2/system"])[0].fault
+    assert path.exists()
+    (forgotten,) = clean(tmp_path, gone=[nowhere])
+    assert not forgotten.fault
+    assert not path.exists()
+
+
 def test_a_symbolic_link_is_removed_and_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.mkdir()
