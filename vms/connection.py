@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from xml.etree import ElementTree as ET
 
 from bench.errors import DriverUnavailable, InstanceError
 from vms.events import LOOP
+from vms.opening import open_in_time
+from vms.remedies import connecting_hint, hint_for
 
 if TYPE_CHECKING:
     import libvirt
@@ -26,37 +28,12 @@ SYSTEM_URI: Final = "qemu:///system"
 
 RETURN_SECONDS: Final = 5.0
 """How long a libvirtd that was there before may take to come back."""
+CONNECT_SECONDS: Final = 30.0
+"""How long a host may take to let us in: libvirt itself would wait for ever."""
 _KEEPALIVE_SECONDS: Final = 5
 _KEEPALIVE_COUNT: Final = 3
-"""A remote host that does not answer for 15 s is gone."""
+"""A libvirtd that does not answer for 15 s is gone, or hangs."""
 _RETRY_SECONDS: Final = 0.1
-
-_HINTS: Final = (
-    ("permission denied", "isomark doctor says which directory libvirt's user cannot enter"),
-    ("no space left", "df -h on libvirt's host shows which file system is full"),
-    ("cannot allocate memory", "grant less memory, or free some on the host"),
-    ("emulator does not support machine type", "virsh domcapabilities lists the machine types of this QEMU"),
-    ("is not supported by emulator", "virsh domcapabilities lists the machine types of this QEMU"),
-    ("/dev/kvm", "isomark doctor says what KVM lacks; the driver qemu needs none"),
-    ("does not support virt type 'kvm'", "isomark doctor says what KVM lacks; the driver qemu needs none"),
-    ("domain type kvm", "isomark doctor says what KVM lacks; the driver qemu needs none"),
-    ("already exists", "isomark clean removes what dead runs left; a domain without isomark's mark is somebody else's"),
-    ("cannot recv data", "libvirtd ended or was restarted; script/bootstrap starts it"),
-    ("end of file while reading", "libvirtd ended or was restarted; script/bootstrap starts it"),
-    ("unable to read from monitor", "the hypervisor ended; its last lines may say why"),
-    ("libxenlight failed to create", "a kernel that Xen cannot enter, or too little memory (xl info); its host's log: "
-     "/var/log/libvirt/libxl"),
-)  # fmt: skip
-
-_CONNECTING: Final = (
-    ("authentication", "the login was refused: virsh -c {uri} list must work without a question (libvirt's auth.conf)"),
-    ("certificate", "the certificates in /etc/pki/libvirt do not fit that host; virt-pki-validate says why"),
-    ("no connection driver available", "set ISOMARK_LIBVIRT_URI to one like qemu:///system, ISOMARK_XEN_URI to one like xen+tcp://HOST/system"),
-    ("unable to resolve", "the host's name in {uri} is not known"),
-    ("cannot recv data", "virsh -c {uri} list must work without a question: for ssh a key, for tunnels their command"),
-    ("host key", "log in once with ssh, so that the host's key is known"),
-    ("transport in url", "transports are unix, ssh, tcp, tls, ext and libssh2, as in qemu+ssh://HOST/system"),
-)  # fmt: skip
 
 
 def uri(platform: Platform | None = None) -> str:
@@ -67,8 +44,18 @@ def uri(platform: Platform | None = None) -> str:
 
 
 def is_remote(address: str) -> bool:
-    """Whether libvirt URI ``address`` names a host: its files then are not ours to write, even were it this one."""
-    return bool(urlsplit(address).netloc)
+    """Whether libvirt URI ``address`` names a host: its files then are not ours to write, even were it this one.
+
+    The transport ``ext`` names none, and its command may lead anywhere.
+    """
+    parts = _split(address)
+    return bool(parts.netloc) or parts.scheme.endswith("+ext")
+
+
+def shown(text: str, address: str) -> str:
+    """Return ``text`` about libvirt URI ``address`` without the password that the URI may hold."""
+    password = _split(address).password
+    return text.replace(f":{password}@", "@") if password else text
 
 
 @dataclass(frozen=True)
@@ -105,6 +92,7 @@ class Connection:
         self._handle: libvirt.virConnect | None = None
         self._listening = -1
         self._watches: dict[str, Watch] = {}
+        self._silent_until = 0.0
 
     def open(self) -> libvirt.virConnect:
         """Return a live connection; one that was lost is opened again, with patience for a libvirtd that restarts.
@@ -160,24 +148,51 @@ class Connection:
     def _connect(self) -> libvirt.virConnect:
         import libvirt
 
+        if time.monotonic() < self._silent_until:  # an end has many steps; they are not to wait one after another
+            raise self._unavailable("it was silent a moment ago")
         # without a handler of ours libvirt prints each error on stderr
         libvirt.registerErrorHandler(_keep_silent, None)
         LOOP.hold()
         try:
-            handle = libvirt.open(self.address)
+            handle = open_in_time(self.address, CONNECT_SECONDS)
             self._listening = handle.domainEventRegisterAny(
                 None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, _Listener(self._watches).told, None
             )
             handle.registerCloseCallback(_Listener(self._watches).closed, None)
-            if is_remote(self.address) and not self.address.startswith("test"):
-                handle.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
-        except libvirt.libvirtError as error:
+            _keep_alive(handle)
+        except (libvirt.libvirtError, TimeoutError) as error:
             LOOP.release()
-            raise DriverUnavailable(
-                f"libvirt at {self.address} does not answer: {error}", hint=_connecting_hint(str(error), self.address)
-            ) from error
+            if isinstance(error, TimeoutError):
+                self._silent_until = time.monotonic() + RETURN_SECONDS
+            raise self._unavailable(str(error)) from error
         self._handle = handle
         return handle
+
+    def _unavailable(self, text: str) -> DriverUnavailable:
+        text = shown(text.splitlines()[-1], self.address)  # ssh's warnings are a page; the last line says what it did
+        address = shown(self.address, self.address)
+        return DriverUnavailable(
+            f"libvirt at {address} does not answer: {text}",
+            hint=connecting_hint(text, address, remote=is_remote(address)),
+        )
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # libvirt will say what is wrong with it
+        return urlsplit("")
+
+
+def _keep_alive(handle: libvirt.virConnect) -> None:
+    """Notice a libvirtd that no longer answers; where libvirt runs in this process there is none."""
+    import libvirt
+
+    try:
+        handle.setKeepAlive(_KEEPALIVE_SECONDS, _KEEPALIVE_COUNT)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
 
 
 def _shut(handle: libvirt.virConnect, listening: int) -> None:
@@ -230,20 +245,6 @@ def told(doing: str = "libvirt refused") -> Iterator[None]:
     except libvirt.libvirtError as error:
         text = str(error)
         raise InstanceError(f"{doing}: {text}", hint=hint_for(text)) from error
-
-
-def hint_for(text: str) -> str:
-    """What helps against the libvirt error ``text``; libvirt's log where nothing better is known."""
-    known = (hint for fragment, hint in _HINTS if fragment in text.lower())
-    return next(known, "the log in /var/log/libvirt/qemu may say more")
-
-
-def _connecting_hint(text: str, address: str) -> str:
-    """What helps when no connection comes about."""
-    known = (hint.format(uri=address) for fragment, hint in _CONNECTING if fragment in text.lower())
-    if is_remote(address) or any(fragment in text.lower() for fragment, _ in _CONNECTING):
-        return next(known, f"does virsh -c {address} list work? libvirtd must listen there and be let through")
-    return next(known, "script/bootstrap, or: virtlogd -d; libvirtd -d")
 
 
 def _keep_silent(_context: object, _error: object) -> None:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -39,10 +42,10 @@ class ConsoleListener:
             self.close()
             raise
 
-    def accept(self) -> tuple[int, int]:
-        """Return the console's descriptor and the pid of the QEMU that opened it (SO_PEERCRED, unix(7)).
+    def accept(self) -> tuple[int, int, float]:
+        """Wait for QEMU to open the console.
 
-        QEMU connects before libvirt lets the guest run, so this does not wait.
+        Return its descriptor, the pid of the QEMU (SO_PEERCRED, unix(7)), and when it came, on CLOCK_MONOTONIC.
 
         Raises:
             InstanceError: nobody connected.
@@ -52,8 +55,20 @@ class ConsoleListener:
             peer, _ = self._socket.accept()
         except TimeoutError as error:
             raise InstanceError("the hypervisor did not open the guest's console") from error
+        except OSError as error:
+            raise InstanceError("the hypervisor never started") from error
+        connected = time.monotonic()
         pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return peer.detach(), pid
+        return peer.detach(), pid, connected
+
+    @contextmanager
+    def given_up_on_error(self) -> Iterator[None]:
+        """Have a thread that waits in ``accept`` give up when the block fails."""
+        try:
+            yield
+        except BaseException:
+            self._socket.shutdown(socket.SHUT_RDWR)
+            raise
 
     def close(self) -> None:
         """Stop listening and remove the socket; idempotent."""

@@ -16,6 +16,7 @@ from bench.errors import HostError, ImageError
 from bench.model import WorkloadImage
 from bench.units import GIB
 from vms.cache import keep, making
+from vms.ext4 import used_bytes
 
 ROOM_BYTES: Final = 16 * GIB
 """Sparse room on every disk for what a trial writes; a suite that grants more cannot be started."""
@@ -43,6 +44,11 @@ class Disk:
     def on_disk_bytes(self) -> int:
         """Blocks that the host's file system has allocated for it (stat(2))."""
         return self.path.stat().st_blocks * 512
+
+    @property
+    def used_bytes(self) -> int | None:
+        """What of its file system is in use, as the guest will see it; see ``vms.ext4``."""
+        return used_bytes(self.path)
 
 
 def make_disk(image: WorkloadImage, directory: Path) -> Disk:

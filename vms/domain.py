@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 NAMESPACE: Final = "urn:isomark:domain:1"
 """Of the metadata that marks a domain as ours; nothing else is ever destroyed."""
+HUGE_PAGE_KIB: Final = 2048
 QEMU_NAMESPACE: Final = "http://libvirt.org/schemas/domain/qemu/1.0"
 
 _XML_FORBIDDEN: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -31,7 +32,8 @@ class Platform:
 
     ``kernel`` is the form in which it can enter one: ``raw`` (ELF), ``packaged`` (bzImage), or raw where the kernel
     has a PVH entry. ``modules`` are the drivers a direct guest loads for its ``disk`` and network; ``terminal`` is the
-    device of its console. ``autodestroy``: whether libvirt can tie a domain to our connection.
+    device of its console. ``shared_root``: its root is a directory of the host and no disk. ``autodestroy``: whether
+    libvirt can tie a domain to our connection. ``fit`` makes of it the platform that certain options need.
     """
 
     name: str
@@ -50,6 +52,8 @@ class Platform:
     write: Callable[[ET.Element, Domain], None]
     ask_to_end: Callable[[libvirt.virDomain], None]
     unsupported: Unsupported = NOTHING
+    shared_root: bool = False
+    fit: Callable[[Platform, DomainOptions], Platform] = lambda platform, _: platform
 
     @property
     def is_qemu(self) -> bool:
@@ -74,13 +78,22 @@ class Boot:
 
 
 @dataclass(frozen=True)
+class Firmware:
+    """UEFI, by paths on the hypervisor's host: its ``code``, and the ``variables`` that the guest may write to."""
+
+    code: PurePosixPath
+    variables: PurePosixPath
+
+
+@dataclass(frozen=True)
 class Domain:
     """What a guest is made of; all paths are on the hypervisor's host.
 
-    ``console`` is a Unix socket that the first serial port connects to; without one it is a pseudo terminal, which
-    libvirt can open. Without ``boot`` it is a full guest, which starts from its disk. ``backing`` is the raw disk below
-    the qcow2 overlay ``disk``; ``seed`` a second, read-only raw disk with a full guest's first settings; ``nvram``
-    where libvirt makes its UEFI variables, if not in a place of its own, where it would leave them.
+    ``console`` is a Unix socket that its console connects to; without one it is a pseudo terminal, which
+    libvirt can open. Without ``boot`` it is a full guest, which starts from its disk by ``firmware``, or else by a
+    BIOS. ``backing`` is the disk below the qcow2 overlay ``disk``, in ``backing_format``, lest anybody guess it;
+    without ``disk`` it is the directory that is its root, shared by virtiofs. ``seed`` is a second, read-only raw disk
+    with a full guest's first settings.
     ``keep_owners`` tells libvirt to leave the files' owners alone, where it would change them (its DAC security model).
     """
 
@@ -91,12 +104,12 @@ class Domain:
     cpus: int
     memory_bytes: int
     boot: Boot | None
-    disk: PurePosixPath
+    disk: PurePosixPath | None
     backing: PurePosixPath
     console: PurePosixPath | None
     nic: Nic | None
     seed: PurePosixPath | None = None
-    nvram: PurePosixPath | None = None
+    firmware: Firmware | None = None
     backing_format: Literal["raw", "qcow2"] = "raw"
     keep_owners: bool = True
     options: DomainOptions = DEFAULTS
@@ -109,38 +122,49 @@ def domain_xml(domain: Domain) -> str:
         ValueError: a name holds a character that XML cannot carry.
         OptionsError: the options do not fit the number of CPUs.
     """
-    ET.register_namespace("isomark", NAMESPACE)
-    ET.register_namespace("qemu", QEMU_NAMESPACE)
-    root = ET.Element("domain", type=domain.platform.domain_type)
-    text(root, "name", domain.name)
-    text(root, "uuid", domain.uuid)
-    text(root, "title", f"isomark {domain.name}")
-    metadata = ET.SubElement(root, "metadata")
-    ET.SubElement(metadata, f"{{{NAMESPACE}}}instance", owner=domain.owner, trial=domain.name)
-    text(root, "memory", str(domain.memory_bytes), unit="b")
+    root = begin_xml(domain.platform.domain_type, domain.name, domain.uuid, domain.owner, domain.memory_bytes)
     _memory_backing(root, domain.options)
     text(root, "vcpu", str(domain.cpus), placement="static")
-    _tuning(root, domain.options)
+    _tuning(root, domain)
     domain.platform.write(root, domain)
+    return end_xml(root)
+
+
+def begin_xml(domain_type: str, name: str, uuid: str, owner: str, memory_bytes: int) -> ET.Element:
+    """Return the root of a domain that carries our mark, with what every kind of domain begins with."""
+    ET.register_namespace("isomark", NAMESPACE)
+    ET.register_namespace("qemu", QEMU_NAMESPACE)
+    root = ET.Element("domain", type=domain_type)
+    text(root, "name", name)
+    text(root, "uuid", uuid)
+    text(root, "title", f"isomark {name}")
+    metadata = ET.SubElement(root, "metadata")
+    ET.SubElement(metadata, f"{{{NAMESPACE}}}instance", owner=owner, trial=name)
+    text(root, "memory", str(memory_bytes), unit="b")
+    return root
+
+
+def end_xml(root: ET.Element) -> str:
+    """Return the finished domain as text.
+
+    Raises:
+        ValueError: it holds a character that XML cannot carry.
+    """
     ET.indent(root)
     written = ET.tostring(root, encoding="unicode")
     if _XML_FORBIDDEN.search(written):
-        raise ValueError(f"{domain.name!r} holds a character that XML cannot carry")
+        raise ValueError(f"{root.findtext('name')!r} or a path holds a character that XML cannot carry")
     return written + "\n"
 
 
 def boot_element(root: ET.Element, domain: Domain) -> ET.Element:
     """Add what the guest enters: a kernel, or its disk."""
-    options, platform = domain.options, domain.platform
-    uefi = {"firmware": "efi"} if options.firmware == "ovmf" else {}
-    boot = ET.SubElement(root, "os", uefi)
-    text(boot, "type", platform.os_type, arch="x86_64", machine=options.machine or platform.machine)
-    if options.firmware == "ovmf":  # the server's boot loader is ours, which no key of Microsoft's has signed
-        firmware = ET.SubElement(boot, "firmware")
-        for feature in ("secure-boot", "enrolled-keys"):
-            ET.SubElement(firmware, "feature", enabled="no", name=feature)
-    if domain.nvram is not None:
-        text(boot, "nvram", str(domain.nvram))
+    platform = domain.platform
+    boot = ET.SubElement(root, "os")
+    text(boot, "type", platform.os_type, arch="x86_64", machine=domain.options.machine or platform.machine)
+    if domain.firmware is not None:  # not firmware='efi', with which libvirt would choose: vms/full/firmware.py
+        text(boot, "loader", str(domain.firmware.code), readonly="yes", secure="no", type="pflash")
+        text(boot, "nvram", str(domain.firmware.variables))
     if domain.boot is None:
         ET.SubElement(boot, "boot", dev="hd")
         return boot
@@ -172,7 +196,8 @@ def disk_elements(devices: ET.Element, domain: Domain, bus: str, driver: dict[st
         ET.SubElement(seed, "driver", name="qemu", type="raw")
         ET.SubElement(seed, "source", file=str(domain.seed))
         ET.SubElement(seed, "target", dev=f"{prefix}b", bus=device_bus)
-        ET.SubElement(seed, "readonly")
+        if device_bus != "xen":  # whose emulated IDE, which a BIOS reads, has no such disks
+            ET.SubElement(seed, "readonly")
     return disk
 
 
@@ -199,20 +224,21 @@ def text(parent: ET.Element, tag: str, content: str, **attributes: str) -> None:
 
 
 def _memory_backing(root: ET.Element, options: DomainOptions) -> None:
-    if not options.huge_pages and options.virtiofs is None:
+    if not options.huge_pages and not options.shares_memory:
         return
     backing = ET.SubElement(root, "memoryBacking")
     if options.huge_pages:
-        ET.SubElement(backing, "hugepages")
-    if options.virtiofs is not None:  # its daemon maps the guest's memory
-        ET.SubElement(backing, "source", type="memfd")
+        pages = ET.SubElement(backing, "hugepages")
+        ET.SubElement(pages, "page", size=str(HUGE_PAGE_KIB), unit="KiB")
+    ET.SubElement(backing, "source", type="memfd")  # with huge pages: they need no hugetlbfs then
+    if options.shares_memory:  # its daemon maps the guest's memory
         ET.SubElement(backing, "access", mode="shared")
 
 
-def _tuning(root: ET.Element, options: DomainOptions) -> None:
-    if options.iothreads:
-        text(root, "iothreads", str(options.iothreads))
-    if options.pin:
+def _tuning(root: ET.Element, domain: Domain) -> None:
+    if domain.options.iothreads:
+        text(root, "iothreads", str(domain.options.iothreads))
+    if pinned := domain.options.pinned(domain.cpus):
         tuning = ET.SubElement(root, "cputune")
-        for number, cpus in enumerate(options.pin):
+        for number, cpus in enumerate(pinned):
             ET.SubElement(tuning, "vcpupin", vcpu=str(number), cpuset=cpus)

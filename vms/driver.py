@@ -7,34 +7,39 @@ import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from functools import cached_property
-from pathlib import PurePosixPath
+from functools import cached_property, partial
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
+from bench.abilities import House
+from bench.channel import Channel
 from bench.driver import Lab, Launch
-from bench.errors import DriverUnavailable, HostError, InstanceError, OptionsError
+from bench.errors import DriverUnavailable, HostError, ImageError, InstanceError, OptionsError
 from bench.journal import Entry
-from bench.model import Image, Kind, WorkloadImage
+from bench.model import Image, Kind, Step, WorkloadImage
+from bench.network import Lease
 from vms import host, proof
 from vms.connection import Connection, User, is_remote, told, uri
+from vms.description import describe
 from vms.disk import ROOM_BYTES
 from vms.domain import Domain, Nic, Platform, domain_xml
-from vms.forms import build_direct, build_full
-from vms.full.disk import ARGUMENTS as FULL_ARGUMENTS
+from vms.forms import build_form, describe_form, expected_form
+from vms.full.user_image import inspect_image
 from vms.graveyard import Graveyard
-from vms.guest_files import KERNEL, FileStore, GuestFiles, LocalFiles, RemoteFiles, places
-from vms.initramfs import find_busybox
-from vms.instance import VirtualServer
-from vms.kernel import find_kernel
+from vms.guest_files import FileStore, GuestFiles, LocalFiles, RemoteFiles, places
+from vms.house import read_house
+from vms.huge_pages import require_huge_pages
+from vms.instance import VirtualServer, press_power_button
 from vms.life import bury
-from vms.modules import load_order
+from vms.lifecycle import ManagedServer, Surroundings
+from vms.onlookers import Onlookers
 from vms.options import DEFAULTS, DomainOptions, parse_options
-from vms.parity import parity
-from vms.qemu import KVM, QEMU
+from vms.parts import require_parts
+from vms.qemu import KVM, QEMU, USER_NETWORK
 from vms.removal import is_process_here, kill_hypervisors, remove_domain
-from vms.running import run_here, run_through_libvirt
-from vms.schema import load_schema, validate
+from vms.running import Here, Place, ThroughLibvirt
+from vms.schema import validate
 from vms.volumes import remove_volume
 from vms.xen import XEN_HVM, XEN_PV, XEN_PVH
 
@@ -52,6 +57,7 @@ __all__ = [
     "xen_pvh",
 ]
 
+LAY_OUT: Final = "make its disk"
 PLATFORMS: Final = (QEMU, KVM, XEN_PV, XEN_PVH, XEN_HVM)
 
 
@@ -87,12 +93,15 @@ class LibvirtDriver:
 
     def __init__(self, lab: Lab, platform: Platform, options: DomainOptions | None = None) -> None:
         self.name = platform.name
-        self._platform = platform
         self._options = options or DEFAULTS
+        self._platform = platform.fit(platform, self._options)
+        if self._options.guest != "direct":
+            self._platform = replace(self._platform, ask_to_end=press_power_button)
         self._lab = lab
         self._connection = Connection(uri(platform))
         self._is_process = is_process_here(self._connection.address)
         self._graveyard = Graveyard(self._connection)
+        self._built: Image | None = None
         self._files: FileStore
         if is_remote(self._connection.address):
             self._files = RemoteFiles(lab, self._connection)
@@ -108,6 +117,13 @@ class LibvirtDriver:
         parsed = parse_options(options)
         if faults := self._platform.unsupported.faults(parsed):
             raise OptionsError(faults)
+        if parsed.root == "virtiofs" and not self._is_process:
+            raise OptionsError([("root", f"the image's directory is on this host, not at {self._connection.address}")])
+        if parsed.image is not None:
+            try:
+                inspect_image(parsed.image)
+            except ImageError as error:
+                raise OptionsError([("image", f"{error.message}; {error.hint}")]) from error
         self.close()
         return LibvirtDriver(self._lab, self._platform, parsed)
 
@@ -117,15 +133,10 @@ class LibvirtDriver:
         Raises:
             DriverUnavailable: something is missing; the hint says what would help.
         """
-        host.require_programs(() if self._is_process else host.EMULATORS)
-        if self._is_process:
-            host.require_usable_kvm(required=self._platform.domain_type == "kvm")
-        kernel = find_kernel(self._lab.state)
-        if self._options.guest == "direct":
-            load_order(kernel.modules, self._platform.modules)
-            find_busybox()
-        load_schema()
+        kernel = require_parts(self._lab.state, self._platform, self._options, here=self._is_process)
         self._require_domain_type()
+        if self._options.huge_pages:
+            require_huge_pages(self._connection, 1)
         if self._is_process:
             host.require_open_directories(self._user, self._lab.state, self._lab.scratch)
             if self._platform.domain_type == "kvm":
@@ -133,49 +144,28 @@ class LibvirtDriver:
 
     def describe(self) -> Mapping[str, str]:
         """Versions, machine, CPU and kernel; what differs from a container under ``parity``."""
-        libvirt_version, version = self._connection.versions()
-        platform, options = self._platform, self._options
-        kernel = find_kernel(self._lab.state).version
-        emulated = self._is_emulated()
-        described = {
-            "engine": f"libvirt {libvirt_version} / {platform.title} {version}",
-            "accelerator": {"qemu": "TCG", "kvm": "KVM", "xen": "Xen"}[platform.domain_type],
-            "emulated": "yes" if emulated else "no",
-            "machine": self._capabilities.findtext("machine") or platform.machine,
-            "guest kernel": kernel,
-            "guest": options.guest,
-            "kernel arguments": " ".join(platform.kernel_arguments if options.guest == "direct" else FULL_ARGUMENTS),
-        }
-        if platform.is_qemu:
-            accelerated = platform.domain_type == "kvm"
-            default = "host-passthrough" if accelerated else "max"
-            described |= {
-                "cpu": default if options.cpu == "default" else options.cpu,
-                "disk": f"virtio, ext4, qcow2 overlay on raw, cache={options.cache}, io={options.io}",
-                "balloon": options.balloon,
-            }
-        else:
-            described["disk"] = "xen-blkfront, ext4, qcow2 overlay on raw, qdisk"
-        changed = {name: str(value) for name, value in vars(options).items() if value != getattr(DEFAULTS, name)}
-        if changed:
-            described["options"] = ", ".join(f"{name} {value}" for name, value in changed.items())
-        if not self._is_process:
-            described["host"] = self._connection.address
-        described["parity"] = "\n".join(parity(platform, options, kernel, emulated=emulated))
-        return described
+        return describe(
+            self._platform,
+            self._options,
+            self._connection,
+            self._capabilities.findtext("machine") or self._platform.machine,
+            describe_form(self._lab.state, self._platform, self._options, self._built),
+            emulated=self._is_emulated(),
+            here=self._is_process,
+        )
 
     def build(self, image: WorkloadImage) -> Image:
         """Make the disk of ``image`` and the boot files, or find those made before; bring them to the host.
 
         Raises:
-            ImageError: the disk cannot be made.
+            ImageError: the disk cannot be made, or the user's is none that may be used.
             HostError: a program is missing, or there is no space.
-            DriverUnavailable: there is no guest kernel or no busybox.
+            DriverUnavailable: there is no guest kernel, no busybox or no UEFI.
             InstanceError: they cannot be uploaded.
         """
-        make = build_full if self._options.guest == "full" else build_direct
-        built = make(image, self._lab.state, self._platform)
+        built = build_form(image, self._lab.state, self._platform, self._options)
         self._files.keep(built)
+        self._built = built
         return built
 
     def start(self, image: Image, launch: Launch) -> VirtualServer:
@@ -190,18 +180,24 @@ class LibvirtDriver:
                 server = self._start(image, launch, undo, spawned)
                 server.owns(undo.pop_all())
                 return server
-        except (HostError, DriverUnavailable) as error:
+        except (HostError, ImageError, DriverUnavailable) as error:
             raise InstanceError(error.message, hint=error.hint) from error
         except OSError as error:
             raise InstanceError(f"the host refused: {error}", hint="df -h and isomark doctor may say why") from error
 
     def preview(self, launch: Launch) -> str:
         """The domain XML that ``start`` would hand to libvirt, with placeholders for files and UUID."""
-        state = self._lab.state
-        parts = {} if self._options.guest == "full" else {KERNEL: str(state / "boot/KERNEL")}
-        image = Image("", "", state / "disks/DISK.raw", None, None, None, parts)
+        image = expected_form(self._lab.state, self._options)
         files = places(image, PurePosixPath(self._lab.scratch / launch.name))
         return domain_xml(self._domain(launch, str(uuid.UUID(int=0)), files))
+
+    def house(self) -> House | None:
+        """The memory of another host than this, or of Xen; ``None`` where each domain is a process of this kernel.
+
+        Raises:
+            InstanceError: libvirt does not tell.
+        """
+        return None if self._is_process else read_house(self._connection, xen=not self._platform.is_qemu)
 
     def close(self) -> None:
         """See the last domains off and close the connection; idempotent."""
@@ -209,30 +205,50 @@ class LibvirtDriver:
         self._connection.close()
 
     def _start(self, image: Image, launch: Launch, undo: ExitStack, spawned: float) -> VirtualServer:
-        if launch.limits.disk_bytes > ROOM_BYTES:
+        if launch.limits.disk_bytes > ROOM_BYTES and self._options.guest != "image":
             raise InstanceError(
                 f"the disk has room for {ROOM_BYTES} bytes, not for {launch.limits.disk_bytes}",
                 hint="lower limits.disk in the suite",
             )
+        launch = replace(launch, lease=self._lease(launch))
         identity = str(uuid.uuid4())
         files = self._files.lay_out(image, launch, undo)
+        later = undo.enter_context(ExitStack())  # entered here, so that it is undone when the domain is dead
         user = self._user
         domain = replace(self._domain(launch, identity, files), keep_owners=user is not None)
         xml = domain_xml(domain)
         validate(xml)
+        if self._options.huge_pages:
+            require_huge_pages(self._connection, domain.memory_bytes)
         entry = self._lab.journal.own("domain", uri=self._connection.address, uuid=identity, name=launch.name)
         undo.callback(self._bury, entry)
-        if self._is_process:
-            running = run_here(domain, xml, self._create, user, undo)
-        else:
-            running = run_through_libvirt(domain, xml, self._create, self._connection, undo)
-        running.channel.push("spawned", spawned)
-        address = launch.lease.address if launch.lease and domain.nic else None
-        server = VirtualServer(running.channel, running.life, running.handle, self._platform, address)
+        place = self._place(domain, undo)
+        running = place.run(partial(self._create, xml))
+        channel = Channel(running.console, running.console)
+        undo.callback(channel.close)
+        if domain.console is not None:
+            undo.enter_context(Onlookers(Path(domain.console), channel))
+        channel.push("spawned", spawned)
+        for step in (Step(LAY_OUT, spawned), *running.steps):
+            channel.step(step.name, step.at_seconds)
+        address = launch.lease.address if launch.lease and self._options.network != "user" else None
+        add, connect = partial(self._files.add, launch, later), partial(self._connect, domain)
+        around = Surroundings(self._connection, place, domain, add, connect)
+        own_disk = partial(self._files.allocated_bytes, files)
+        server = ManagedServer(around, running, channel, self._platform.ask_to_end, address, own_disk)
         undo.callback(server.kill)
+        connect()
+        return server
+
+    def _place(self, domain: Domain, undo: ExitStack) -> Place:
+        if not self._is_process:
+            return undo.enter_context(ThroughLibvirt(self._connection, domain.uuid))
+        assert domain.console is not None
+        return undo.enter_context(Here(Path(domain.console), domain.name, self._user))
+
+    def _connect(self, domain: Domain) -> None:
         if domain.nic is not None and self._options.network == "lab" and self._lab.network is not None:
             self._lab.network.adopt(domain.nic.interface)
-        return server
 
     def _domain(self, launch: Launch, identity: str, files: GuestFiles) -> Domain:
         return Domain(
@@ -246,22 +262,31 @@ class LibvirtDriver:
             disk=files.disk,
             backing=files.backing,
             seed=files.seed,
-            nvram=files.nvram if self._options.firmware == "ovmf" else None,
+            firmware=files.firmware,
+            backing_format=files.backing_format,
             console=files.console if self._is_process else None,
             nic=self._nic(launch),
             options=self._options,
         )
 
+    def _lease(self, launch: Launch) -> Lease | None:
+        """The address that the guest takes: without a card none, on a network of QEMU's own one of that."""
+        if launch.lease is None or self._nic(launch) is None:
+            return None
+        return replace(launch.lease, **USER_NETWORK) if self._options.network == "user" else launch.lease
+
     def _nic(self, launch: Launch) -> Nic | None:
         """The lab's network is on this host, and its tap QEMU's; any other is wherever the options say."""
-        if launch.lease is None or (self._options.network == "lab" and not self._is_process):
+        network = self._options.network
+        if launch.lease is None or network == "none" or (network == "lab" and not self._is_process):
             return None
         return Nic(launch.lease.interface, launch.lease.mac)
 
-    def _create(self, xml: str, flags: int = 0) -> libvirt.virDomain:
+    def _create(self, xml: str, paused: bool) -> libvirt.virDomain:
         import libvirt
 
         handle = self._connection.open()
+        flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         # should this process die, libvirtd destroys the domain by itself
         tied = libvirt.VIR_DOMAIN_START_AUTODESTROY if self._platform.autodestroy else 0
         with told("libvirt cannot start the domain"):

@@ -11,7 +11,7 @@ from typing import Final
 
 from bench.errors import DriverUnavailable
 from vms.connection import Connection, Watch
-from vms.log import remove_log
+from vms.log import logs_of, remove_log
 
 FORGET_SECONDS: Final = 10.0
 
@@ -34,7 +34,7 @@ class Graveyard:
             if not watch.ended.is_set() and self._is_known(watch.uuid):
                 watch.ended.wait(max(0.0, deadline - time.monotonic()))
             self._connection.forget(watch)
-            remove_log(name)
+            remove_log(name, logs_of(self._connection.address))
         self._dead.clear()
 
     def _is_known(self, uuid: str) -> bool:

@@ -1,8 +1,10 @@
 #!/bin/busybox sh
 # Process 1 of a direct guest: the root disk, the network, then the payload on the console.
 # Every applet is a fork of busybox, some milliseconds on an emulated CPU, so there are few of them.
-echo 'isomark init'
+# A virtio console speaks only once its module is loaded; until then this script has no output at all.
+echo 'isomark init' || late=yes
 . /etc/terminal
+end=poweroff    # what Ctrl-Alt-Del asks for is a reboot; whether that ends the domain is for the hypervisor to say
 
 fail() {
     echo "isomark error $1"
@@ -12,13 +14,18 @@ fail() {
 # The console's last bytes are still on their way when echo returns; setting the terminal waits for them.
 leave() {
     stty -F "$TERMINAL" raw -echo
-    exec poweroff -n -f
+    exec "$end" -n -f
 }
 
 mount -t devtmpfs devtmpfs /dev || fail 'no /dev'
 for module in /modules/*.ko; do
     insmod "$module" || fail "cannot load $module"
 done
+if [ "$late" ]; then
+    until [ -c "$TERMINAL" ] && true >"$TERMINAL"; do :; done    # its port comes a moment after its module
+    exec <"$TERMINAL" >"$TERMINAL" 2>&1
+    echo 'isomark init'
+fi
 mount -a -T /etc/early || fail 'cannot mount the root disk'
 cp -a /links/. /root/dev/ && mount -a -T /etc/late || fail 'cannot prepare /dev'
 
@@ -36,7 +43,7 @@ stty -F "$TERMINAL" raw -echo
 
 payload <"$TERMINAL" >"$TERMINAL" 2>&1 &
 child=$!
-trap 'kill -TERM "$child"' INT
+trap 'end=reboot; kill -TERM "$child"' INT
 # A signal ends wait early; wait also reaps whatever was left to process 1.
 while :; do
     wait "$child"

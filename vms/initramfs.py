@@ -25,16 +25,21 @@ from vms.domain import Platform
 from vms.elf import is_static
 from vms.kernel import GuestKernel
 from vms.modules import load_order
-from vms.qemu import QEMU
+from vms.qemu import QEMU, ROOT_TAG
 from vms.vmlinux import extract_vmlinux, has_pvh_entry
 
-APPLETS: Final = ("chroot", "cp", "env", "ifconfig", "insmod", "mkdir", "mount", "poweroff", "route", "stty")
+APPLETS: Final = ("chroot", "cp", "env", "ifconfig", "insmod", "mkdir", "mount", "poweroff", "reboot", "route", "stty")
 """What init.sh calls; without /proc, which comes later, busybox finds its applets by links only."""
 
 _BUSYBOX: Final = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
+_DISK: Final = "{disk} /root ext4 noinit_itable 0 0\n"
+_SHARED: Final = f"""\
+{ROOT_TAG} /lower virtiofs ro 0 0
+overlay /root overlay lowerdir=/lower,upperdir=/upper,workdir=/work 0 0
+"""
+"""This archive's own files are a tmpfs (kernel, init/do_mounts.c), so what the guest writes can lie beside them."""
 _EARLY: Final = """\
-{disk} /root ext4 noinit_itable 0 0
-devtmpfs /root/dev devtmpfs nosuid,noexec,mode=755 0 0
+{root}devtmpfs /root/dev devtmpfs nosuid,noexec,mode=755 0 0
 proc /root/proc proc nosuid,nodev,noexec 0 0
 sysfs /root/sys sysfs nosuid,nodev,noexec 0 0
 """
@@ -75,10 +80,12 @@ def boot_files(state: Path, kernel: GuestKernel, platform: Platform = QEMU) -> t
 def base_archive(modules: Mapping[str, bytes], busybox: bytes, platform: Platform = QEMU) -> bytes:
     """Return the archive that all guests of one kernel and platform share; ``modules`` in load order."""
     init = files("vms").joinpath("init.sh").read_bytes()
+    root = _SHARED if platform.shared_root else _DISK.format(disk=platform.disk)
     names = [f"modules/{position:02}-{name}.ko" for position, name in enumerate(modules)]
     return cpio.archive(
         [
             *(cpio.directory(name) for name in ("bin", "dev", "etc", "modules", "root", "links")),
+            *(cpio.directory(name) for name in ("lower", "upper", "work") if platform.shared_root),
             cpio.directory("links/pts"),
             cpio.directory("links/shm"),
             cpio.link("links/fd", "/proc/self/fd"),
@@ -86,7 +93,7 @@ def base_archive(modules: Mapping[str, bytes], busybox: bytes, platform: Platfor
             cpio.link("links/stdout", "/proc/self/fd/1"),
             cpio.link("links/stderr", "/proc/self/fd/2"),
             cpio.character_device("dev/console", 5, 1),
-            cpio.file("etc/early", _EARLY.format(disk=platform.disk).encode()),
+            cpio.file("etc/early", _EARLY.format(root=root).encode()),
             cpio.file("etc/terminal", f"TERMINAL={platform.terminal}\n".encode()),
             cpio.file("etc/late", _LATE.encode()),
             cpio.file("bin/busybox", busybox, 0o755),

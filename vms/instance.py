@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self
 
 from bench.channel import Channel
-from bench.errors import HostError
-from bench.model import Event, Line, MemoryReading
+from bench.errors import ConsoleTimeout, HostError
+from bench.model import Event, Line, MemoryReading, Step
+from bench.units import KIB
 from vms.connection import told
-from vms.domain import Platform
+from vms.standstill import standstill
 
 if TYPE_CHECKING:
     import libvirt
 
+    AskToEnd = Callable[[libvirt.virDomain], None]
+
 KILL_SECONDS: Final = 10.0
 END_SECONDS: Final = 5.0
 """How long the hypervisor's end may come after that of the console."""
+BALLOON_SIZES: Final = frozenset({"actual", "rss", "unused", "available", "usable", "disk_caches"})
+"""What of libvirt's balloon statistics is the size of something, told in KiB."""
 _NANOSECONDS: Final = 1e9
 
 
@@ -42,17 +47,29 @@ class Life(Protocol):
         """What the hypervisor said about its end."""
 
 
+def press_power_button(domain: libvirt.virDomain) -> None:
+    """Ask a guest with an init system of its own to end: by ACPI, or for Xen by its own request, as libvirt knows."""
+    domain.shutdown()
+
+
 class VirtualServer:
     """One running domain."""
 
     def __init__(
-        self, channel: Channel, life: Life, domain: libvirt.virDomain, platform: Platform, address: str | None
+        self,
+        channel: Channel,
+        life: Life,
+        domain: libvirt.virDomain,
+        ask_to_end: AskToEnd,
+        address: str | None,
+        own_disk_bytes: Callable[[], int],
     ) -> None:
         self._channel = channel
         self._life = life
         self._domain = domain
-        self._platform = platform
+        self._ask_to_end = ask_to_end
         self._address = address
+        self._own_disk_bytes = own_disk_bytes
         self._undo = ExitStack()
         self._ended = False
 
@@ -66,6 +83,11 @@ class VirtualServer:
         return self._channel.events
 
     @property
+    def steps(self) -> Sequence[Step]:
+        """What libvirt and the hypervisor did on the way, and what the guest's boot loader and systemd told."""
+        return self._channel.steps
+
+    @property
     def tail(self) -> Sequence[str]:
         """The last console lines, and what QEMU itself said at its end."""
         return self._channel.tail
@@ -76,8 +98,14 @@ class VirtualServer:
         Raises:
             ConsoleTimeout: ``timeout_seconds`` after the call the console is still open.
             ConsoleFlood: the guest printed too much.
+            InstanceError: the console is still open, and the hypervisor has stopped the guest.
         """
-        yield from self._channel.lines(timeout_seconds)
+        try:
+            yield from self._channel.lines(timeout_seconds)
+        except ConsoleTimeout as silence:
+            if (reason := standstill(self._domain, silence.tail)) is not None:
+                raise reason from silence
+            raise
         self._await_end(END_SECONDS)
 
     def send(self, text: str) -> None:
@@ -100,6 +128,24 @@ class VirtualServer:
         """The guest's address on the lab network."""
         return self._address
 
+    def own_disk_bytes(self) -> int:
+        """The blocks allocated for the files that only this guest has: overlay, initramfs or seed, UEFI's variables.
+
+        Raises:
+            InstanceError: libvirt does not tell.
+        """
+        return self._own_disk_bytes()
+
+    def balloon(self) -> Mapping[str, int]:
+        """What libvirt's virDomainMemoryStats tells in sizes, in bytes by its names there.
+
+        Raises:
+            InstanceError: the instance is gone.
+        """
+        with told("libvirt does not tell the guest's memory"):
+            known = self._domain.memoryStats()
+        return {name: count * KIB for name, count in known.items() if name in BALLOON_SIZES}
+
     def cpu_seconds(self) -> float:
         """The CPU time that the domain has used on its host, as libvirt says.
 
@@ -110,13 +156,13 @@ class VirtualServer:
             return float(self._domain.info()[4]) / _NANOSECONDS
 
     def stop(self, timeout_seconds: float) -> bool:
-        """Ask the guest's init to end the payload and power off; return whether it ended in time.
+        """Ask the guest to end the payload and power off; return whether it ended in time.
 
-        A guest without our init never does.
+        A user's image does only if something in it, like systemd-logind, listens to the power button.
         """
         if not self._life.wait(0):
             with told("libvirt cannot ask the guest to end"):
-                self._platform.ask_to_end(self._domain)
+                self._ask_to_end(self._domain)
         return self._await_end(timeout_seconds)
 
     def kill(self) -> None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 from bench.errors import HostError, InstanceError
 from bench.model import MemoryReading
 from bench.units import KIB
-from vms.connection import Connection, Watch, hint_for, told
+from vms.connection import Connection, Watch, shown, told
+from vms.remedies import hint_for
 
 if TYPE_CHECKING:
     import libvirt
@@ -21,7 +22,7 @@ class ManagedLife:
     def __init__(self, domain: libvirt.virDomain, watch: Watch, address: str) -> None:
         self._domain = domain
         self._watch = watch
-        self._address = address
+        self._address = shown(address, address)
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait until it ended; return whether it did in time."""
@@ -47,7 +48,7 @@ class ManagedLife:
         with told("libvirt does not tell the guest's memory"):
             known = self._domain.memoryStats()
         kibibytes = known.get("rss", known.get("actual"))
-        return MemoryReading(None, None, None, None if kibibytes is None else kibibytes * KIB)
+        return MemoryReading(None, None, hypervisor_bytes=None if kibibytes is None else kibibytes * KIB)
 
     def last_words(self) -> list[str]:
         """Why it ended, as far as libvirt said so."""

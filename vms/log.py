@@ -19,6 +19,11 @@ def last_words(name: str, logs: Path = LOGS) -> list[str]:
     return [line for line in lines if "qemu-system" in line and "LC_ALL" not in line and "/usr/bin/" not in line][-3:]
 
 
+def logs_of(address: str) -> Path:
+    """Where the libvirt at ``address`` keeps the logs of its domains: one directory for each of its drivers."""
+    return LOGS.with_name("lxc") if address.startswith("lxc") else LOGS
+
+
 def remove_log(name: str, logs: Path = LOGS) -> None:
     """Delete the log of a domain that is gone: each trial has a name of its own, so nobody else would."""
     try:

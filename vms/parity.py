@@ -15,8 +15,8 @@ def parity(platform: Platform, options: DomainOptions, kernel: str, *, emulated:
         f"The virtual server runs its own kernel, {kernel}; processes and containers run on {this_host.release()}.",
         "CPU mitigations in the virtual server are those its kernel chooses for the CPU that it sees.",
         _cache(platform, options),
-        _entry(options),
-        f"No limit on processes is set inside the virtual server, and its disk has room for {ROOM_BYTES >> 30} GiB.",
+        _entry(platform, options),
+        f"No limit on processes is set inside the virtual server, and {_room(options)}.",
         "The payload is root in a machine of its own: no system call filter, no dropped capabilities, writable /sys.",
     ]
     if emulated and platform.is_qemu:
@@ -26,15 +26,34 @@ def parity(platform: Platform, options: DomainOptions, kernel: str, *, emulated:
     return sentences
 
 
-def _entry(options: DomainOptions) -> str:
+def _room(options: DomainOptions) -> str:
+    if options.guest == "image":
+        return "its disk has limits.disk more than the image's, if that grows its file system"
+    if options.root == "virtiofs":
+        return "what it writes may fill half of its memory, whatever limits.disk says"
+    return f"its disk has room for {ROOM_BYTES >> 30} GiB"
+
+
+def _entry(platform: Platform, options: DomainOptions) -> str:
+    if options.image is not None:
+        return (
+            f"It is a whole server of the user's, {options.image}: the programs that the workload uses, and all else "
+            f"but its payload, are that image's. It starts from firmware ({options.firmware}) and ends with cloud-init."
+        )
     if options.guest == "full":
         return f"It is a whole server: firmware ({options.firmware}), boot loader, systemd and its services."
-    return "Its kernel is entered directly, without firmware or boot loader, and without randomising its address."
+    firmware = "by a firmware that does nothing else (qboot)" if platform.is_qemu else "without firmware"
+    return f"Its kernel is entered {firmware}, without a boot loader, and without randomising its address."
 
 
 def _cache(platform: Platform, options: DomainOptions) -> str:
     if not platform.is_qemu:
         return "The virtual server's disk is served by a QEMU in dom0, with a cache of Xen's choice."
+    if options.root == "virtiofs":
+        return (
+            "The virtual server has no disk: its root is the very directory of the image, which a daemon of the host "
+            "(virtiofsd) shows it read-only; what it writes stays in its memory and never reaches a device."
+        )
     if options.cache in {"none", "directsync"}:
         return f"The virtual server's disk passes the host's page cache by (cache={options.cache})."
     return (

@@ -6,11 +6,14 @@ import itertools
 import os
 import select
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 from bench.errors import InstanceError
+from bench.journal import OWNER_VARIABLE
 from bench.memory import read_memory
 from bench.model import MemoryReading
+from vms.helpers import helpers, is_sharing
 from vms.log import last_words
 
 
@@ -56,13 +59,19 @@ class Hypervisor:
         return last_words(self._name) if self._name else []
 
     def memory(self) -> MemoryReading:
-        """Sum the proportional set sizes of the process and its descendants (proc(5), smaps_rollup).
+        """Sum the proportional set sizes of the process, its descendants and its helpers (proc(5), smaps_rollup).
 
         Raises:
-            InstanceError: it ended, or its memory may not be read.
+            InstanceError: it ended, its memory may not be read, or a helper that it has is not to be found.
         """
         try:
-            reading = read_memory(family(self.pid), cgroup_bytes(self.pid))
+            beside = helpers(self.pid)
+            if not beside and is_sharing(self.pid):
+                raise InstanceError(
+                    "the daemon that shares a directory with the guest is not to be found, and its memory unknown",
+                    hint="libvirt makes no cgroup for its domains: cgroup_controllers in /etc/libvirt/qemu.conf",
+                )
+            reading = read_memory({*family(self.pid), *beside}, cgroup_bytes(self.pid))
         except (FileNotFoundError, ProcessLookupError):
             reading = None
         if reading is None or self.wait(0):
@@ -72,7 +81,19 @@ class Hypervisor:
 
 def find_hypervisors(uuid: str) -> list[int]:
     """The QEMU processes that were started with ``-uuid UUID``, as libvirt starts them."""
-    return [pid for pid in _pids() if _is_hypervisor(_read(pid, "cmdline").split(b"\0"), uuid.encode())]
+    return find_processes(lambda words: _is_hypervisor(words, uuid.encode()))
+
+
+def find_processes(is_meant: Callable[[list[bytes]], bool]) -> list[int]:
+    """The processes whose command line ``is_meant``, an empty word at its end."""
+    return [pid for pid in _pids() if is_meant(read_proc(pid, "cmdline").split(b"\0"))]
+
+
+def find_own_hypervisors(uuid: str) -> list[int]:
+    """Those of them that a run of ours started: they carry its mark in their environment, as their domains say."""
+    return [
+        pid for pid in find_hypervisors(uuid) if any(_is_mark(word) for word in read_proc(pid, "environ").split(b"\0"))
+    ]
 
 
 def family(pid: int) -> list[int]:
@@ -105,11 +126,16 @@ def cgroup_bytes(pid: int, cgroups: Path = Path("/sys/fs/cgroup"), proc: Path = 
 
 def _usage(root: Path, path: str, name: str) -> int | None:
     group = Path(path.lstrip("/"))
-    while "qemu" in str(group):  # machine/qemu-1-NAME.libvirt-qemu, machine.slice/machine-qemu\x2d1\x2dNAME.scope
+    # machine/qemu-1-NAME.libvirt-qemu, machine.slice/machine-qemu\x2d1\x2dNAME.scope, machine/lxc-1-NAME.libvirt-lxc
+    while "qemu" in str(group) or "lxc" in str(group):
         if (figure := root / group / name).exists():
             return int(figure.read_text())
         group = group.parent
     return None
+
+
+def _is_mark(word: bytes) -> bool:
+    return word.startswith(f"{OWNER_VARIABLE}=".encode())
 
 
 def _is_hypervisor(words: list[bytes], uuid: bytes) -> bool:
@@ -121,8 +147,9 @@ def _pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
 
 
-def _read(pid: int, name: str) -> bytes:
+def read_proc(pid: int, name: str) -> bytes:
+    """The file ``name`` of process ``pid`` (proc(5)); empty if it ended, or belongs to somebody else."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
-    except OSError:  # it ended, or belongs to somebody else
+    except OSError:
         return b""

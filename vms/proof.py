@@ -20,7 +20,7 @@ from bench.journal import OWNER_VARIABLE, boot_id
 from vms.cache import keep
 from vms.initramfs import boot_files
 from vms.kernel import GuestKernel, find_kernel
-from vms.qemu import KERNEL_ARGUMENTS
+from vms.qemu import FIRMWARE, KERNEL_ARGUMENTS
 
 BOOT_SECONDS: Final = 20.0
 EMULATOR: Final = "qemu-system-x86_64"
@@ -81,7 +81,7 @@ def _boot(lab: Lab, kernel: GuestKernel) -> Proof:
     booted, initramfs = boot_files(lab.state, kernel)
     command = [
         EMULATOR, "-machine", "q35,accel=kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-no-user-config",
-        "-display", "none", "-no-reboot", "-kernel", str(booted), "-initrd", str(initramfs),
+        "-display", "none", "-no-reboot", "-bios", FIRMWARE, "-kernel", str(booted), "-initrd", str(initramfs),
         "-append", " ".join(KERNEL_ARGUMENTS), "-serial", "stdio",
     ]  # fmt: skip
     marker = f"{lab.journal.owner.id}-kvm"

@@ -15,7 +15,7 @@ _BACKING_FORMAT: Final = 0xE2792ACA
 
 
 def write_overlay(path: Path, backing: PurePath, size_bytes: int, backing_format: Format = "raw") -> None:
-    """Create ``path`` as an overlay of disk ``backing``, both ``size_bytes`` long.
+    """Create ``path`` as an overlay of disk ``backing``, ``size_bytes`` long; what ``backing`` lacks of it is zero.
 
     Version 3, four clusters: header, refcount table, one refcount block, L1 table
     (QEMU, docs/interop/qcow2.txt).

@@ -10,7 +10,9 @@ from vms.connection import Connection, is_remote
 from vms.domain import NAMESPACE
 from vms.graveyard import Graveyard
 from vms.life import destroy
-from vms.process import Hypervisor, find_hypervisors
+from vms.log import logs_of, remove_log
+from vms.lxc.life import kill_container
+from vms.process import Hypervisor, find_own_hypervisors
 
 if TYPE_CHECKING:
     import libvirt
@@ -22,7 +24,7 @@ def remove_domain(what: Mapping[str, str]) -> None:
     """Remove domain ``what["uuid"]`` at ``what["uri"]`` with its process; idempotent.
 
     A domain without our metadata is somebody else's, whatever its name, and is not touched. With
-    libvirtd gone the process alone is killed, found by the UUID that nobody but its run chose; what runs
+    libvirtd gone the process alone is killed, found by its UUID and our mark in its environment; what runs
     elsewhere stays in the journal until its host answers.
 
     Raises:
@@ -38,6 +40,9 @@ def remove_domain(what: Mapping[str, str]) -> None:
         if not is_process_here(what["uri"]):
             if domain is not None:
                 destroy(domain)
+            if is_container_here(what["uri"]):
+                kill_container(what["name"], what["uuid"])
+                remove_log(what["name"], logs_of(what["uri"]))
             return
         kill_hypervisors(what["uuid"])
         graveyard = Graveyard(connection)
@@ -52,19 +57,24 @@ def is_process_here(address: str) -> bool:
     return address.startswith("qemu") and not is_remote(address)
 
 
+def is_container_here(address: str) -> bool:
+    """Whether domains at libvirt URI ``address`` are containers of this host."""
+    return address.startswith("lxc") and not is_remote(address)
+
+
 def kill_hypervisors(uuid: str) -> None:
-    """Kill every QEMU that was started with ``uuid``.
+    """Kill every QEMU that a run of ours started with ``uuid``.
 
     Raises:
         HostError: one does not die.
     """
-    for pid in find_hypervisors(uuid):
+    for pid in find_own_hypervisors(uuid):
         try:
             hypervisor = Hypervisor(pid)
         except ProcessLookupError:
             continue
         try:
-            if pid in find_hypervisors(uuid):  # the descriptor pins the process that was looked at
+            if pid in find_own_hypervisors(uuid):  # the descriptor pins the process that was looked at
                 hypervisor.kill()
             if not hypervisor.wait(KILL_SECONDS):
                 raise HostError(f"QEMU process {pid} does not die", hint="dmesg may say what it waits for")
@@ -78,9 +88,13 @@ def _look_up(connection: Connection, uuid: str) -> libvirt.virDomain | None:
     try:
         return connection.open().lookupByUUIDString(uuid)
     except DriverUnavailable as error:
-        if is_process_here(connection.address):
+        if is_process_here(connection.address) or is_container_here(connection.address):
             return None
-        raise HostError(error.message, hint=f"{error.hint}; its domain {uuid} may still run there") from error
+        raise HostError(
+            error.message,
+            hint=f"{error.hint}; its domain {uuid} may still run there; "
+            f"if that host is no more: isomark clean --gone {connection.address}",
+        ) from error
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return None

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, Protocol
 
-from bench.channel import Channel
+from bench.model import Step
 from vms.connection import Connection, User, told
 from vms.console import ConsoleListener
-from vms.domain import Domain
 from vms.instance import Life
 from vms.life import ManagedLife
 from vms.process import Hypervisor
@@ -20,53 +21,91 @@ from vms.stream import ConsoleStream
 if TYPE_CHECKING:
     import libvirt
 
-    Create = Callable[[str, int], libvirt.virDomain]
+CREATE: Final = "create the domain"
+HYPERVISOR: Final = "hypervisor sets up the machine"
+"""From its opening the console, which is among the first things that QEMU does."""
+CONSOLE: Final = "open the console"
+RUN: Final = "let it run"
+"""From then on the virtual CPUs run."""
+
+
+Start = Callable[[bool], "libvirt.virDomain"]
+"""Starts the domain, anew or from a file; the argument says whether it has to wait for being let run."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """A domain that runs."""
+    """A domain that runs: its console's descriptor, and what libvirt and the hypervisor did when."""
 
-    channel: Channel
+    console: int
     life: Life
     handle: libvirt.virDomain
+    steps: tuple[Step, ...]
 
 
-def run_here(domain: Domain, xml: str, create: Create, user: User | None, undo: ExitStack) -> Running:
-    """Start a QEMU that connects its console to a socket of ours, by which its process is known too.
+class Place(Protocol):
+    """Where one domain runs, as often as it is started there; a context manager that lets go of all of it."""
 
-    Raises:
-        InstanceError: it does not start.
-    """
-    assert domain.console is not None
-    listener = undo.enter_context(ConsoleListener(Path(domain.console), user))
-    handle = create(xml, 0)
-    fd, pid = listener.accept()
-    channel = Channel(fd, fd)
-    undo.callback(channel.close)
-    return Running(channel, undo.enter_context(Hypervisor(pid, domain.name)), handle)
+    def run(self, start: Start) -> Running:
+        """Have ``start`` start the domain, which does not run; the caller closes the console.
+
+        Raises:
+            InstanceError: it does not start.
+        """
 
 
-def run_through_libvirt(domain: Domain, xml: str, create: Create, connection: Connection, undo: ExitStack) -> Running:
-    """Create the domain, open its console through libvirt, and only then let it run, so that nothing is lost.
-
-    (QEMU drops what is written to a pseudo terminal that nobody has opened; Xen's console daemon keeps it.)
+class Here(ExitStack):
+    """This host: QEMU connects its console to a socket of ours at ``path``, by which its process is known too.
 
     Raises:
-        InstanceError: it does not start.
+        InstanceError: the path is too long for a socket.
+        OSError: the socket cannot be made.
     """
-    import libvirt
 
-    watch = connection.watch(domain.uuid)
-    undo.callback(connection.forget, watch)
-    handle = create(xml, libvirt.VIR_DOMAIN_START_PAUSED)
-    with told("libvirt cannot open the guest's console"):
-        stream = ConsoleStream(connection.open(), handle)
-    undo.callback(stream.close)
-    watch.then = stream.linger
-    fd = stream.detach()
-    channel = Channel(fd, fd)
-    undo.callback(channel.close)
-    with told("libvirt does not let the domain run"):
-        handle.resume()
-    return Running(channel, ManagedLife(handle, watch, connection.address), handle)
+    def __init__(self, path: Path, name: str, user: User | None) -> None:
+        super().__init__()
+        self._name = name
+        self._listener = self.enter_context(ConsoleListener(path, user))
+
+    def run(self, start: Start) -> Running:
+        """Start it running at once: nothing is lost, because QEMU connects first."""
+        asked = time.monotonic()
+        with ThreadPoolExecutor(1) as thread, self._listener.given_up_on_error():
+            accepting = thread.submit(self._listener.accept)
+            handle = start(False)
+            running = time.monotonic()
+            console, pid, connected = accepting.result()
+        life = self.enter_context(Hypervisor(pid, self._name))
+        return Running(console, life, handle, (Step(CREATE, asked), Step(HYPERVISOR, connected), Step(RUN, running)))
+
+
+class ThroughLibvirt(ExitStack):
+    """Wherever ``connection`` leads: libvirt carries the console and tells of the end.
+
+    The console is opened before the domain runs, so that nothing is lost. (QEMU drops what is written to a pseudo
+    terminal that nobody has opened; Xen's console daemon keeps it.)
+    """
+
+    def __init__(self, connection: Connection, uuid: str) -> None:
+        super().__init__()
+        self._connection = connection
+        self._uuid = uuid
+
+    def run(self, start: Start) -> Running:
+        """Start it paused, open its console, let it run."""
+        self.close()  # what is left of the start before
+        connection = self._connection
+        watch = connection.watch(self._uuid)
+        self.callback(connection.forget, watch)
+        asked = time.monotonic()
+        handle = start(True)
+        created = time.monotonic()
+        with told("libvirt cannot open the guest's console"):
+            stream = ConsoleStream(connection.open(), handle)
+        self.callback(stream.close)
+        watch.then = stream.linger
+        run = time.monotonic()
+        with told("libvirt does not let the domain run"):
+            handle.resume()
+        life = ManagedLife(handle, watch, connection.address)
+        return Running(stream.detach(), life, handle, (Step(CREATE, asked), Step(CONSOLE, created), Step(RUN, run)))

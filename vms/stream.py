@@ -23,7 +23,6 @@ LIMIT_BYTES: Final = MAX_TOTAL_BYTES + 65536
 LINGER_MILLISECONDS: Final = 1000
 """How long the console's last bytes may come after the domain's end."""
 _CHUNK: Final = 65536
-_CHUNKS_PER_EVENT: Final = 16
 _WOULD_BLOCK: Final = -2
 
 
@@ -52,13 +51,14 @@ class ConsoleStream:
             self._ours.close()
             self._theirs.close()
             raise
+        self._watch = libvirt.virEventAddHandle(
+            self._ours.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, weakly(self._socket_event), None
+        )
+        # last: it may be called at once, in the loop's thread
         self._stream.eventAddCallback(
             libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP,
-            _weakly(self._stream_event),
+            weakly(self._stream_event),
             None,
-        )
-        self._watch = libvirt.virEventAddHandle(
-            self._ours.fileno(), libvirt.VIR_EVENT_HANDLE_READABLE, _weakly(self._socket_event), None
         )
 
     def detach(self) -> int:
@@ -71,7 +71,7 @@ class ConsoleStream:
 
         with self._lock:
             if self._linger is None and not self._closed:
-                self._linger = libvirt.virEventAddTimeout(LINGER_MILLISECONDS, _weakly(self._give_up), None)
+                self._linger = libvirt.virEventAddTimeout(LINGER_MILLISECONDS, weakly(self._give_up), None)
 
     def close(self) -> None:
         """Let go of stream and socket; idempotent."""
@@ -109,7 +109,7 @@ class ConsoleStream:
     def _receive(self) -> None:
         import libvirt
 
-        for _ in range(_CHUNKS_PER_EVENT):
+        while self._source_open:  # all that libvirt has: what is left there grows without bounds
             try:
                 data = self._stream.recv(_CHUNK)
             except libvirt.libvirtError:
@@ -120,7 +120,6 @@ class ConsoleStream:
             self._backlog += data
             if not data or self._carried > LIMIT_BYTES:
                 self._end_source()
-                break
         self._flush()
 
     def _end_source(self) -> None:
@@ -190,7 +189,7 @@ class ConsoleStream:
             self._flush()
 
 
-def _weakly(method: Callable[..., None]) -> Callable[..., None]:
+def weakly(method: Callable[..., None]) -> Callable[..., None]:
     """Call ``method`` as long as its object is there: libvirt does not always let go of what it called."""
     reference = weakref.WeakMethod(method)
 

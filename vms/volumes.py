@@ -15,7 +15,8 @@ from xml.etree import ElementTree as ET
 
 from bench.errors import DriverUnavailable, HostError, InstanceError
 from bench.journal import Entry, Journal
-from vms.connection import Connection, User, hint_for, told
+from vms.connection import Connection, User, told
+from vms.remedies import hint_for
 
 if TYPE_CHECKING:
     import libvirt
@@ -64,6 +65,15 @@ class Pool:
         volume, entry = self._upload(self._open(), path, name)
         undo.callback(self._take_back, entry)
         return _where(volume)
+
+    def allocated_bytes(self, path: PurePosixPath) -> int:
+        """Return what the volume at ``path`` takes on its host's disk (virStorageVolGetInfo, allocation).
+
+        Raises:
+            InstanceError: there is none.
+        """
+        with told(f"libvirt does not tell the size of {path.name}"):
+            return int(self._connection.open().storageVolLookupByPath(str(path)).info()[2])
 
     def _take_back(self, entry: Entry) -> None:
         _delete(self._connection, entry.what["name"])

@@ -80,7 +80,11 @@ XEN_PV: Final = Platform(
             "machine",
             "firmware",
             "virtiofs",
-        )
+            "root",
+            "console",
+        ),
+        # neither has a BIOS to start a boot loader
+        (("guest", "full"), ("guest", "image")),
     ),
 )
 XEN_PVH: Final = replace(XEN_PV, name="xen-pvh", os_type="xenpvh", machine="xenpvh")
@@ -98,4 +102,8 @@ XEN_HVM: Final = replace(
         "no_timer_check",
     ),
     terminal="/dev/ttyS0",
+    unsupported=Unsupported(
+        tuple(name for name in XEN_PV.unsupported.names if name != "firmware"),
+        (("guest", "image"), ("firmware", "ovmf")),
+    ),
 )

@@ -21,6 +21,7 @@ from bench.model import WorkloadImage
 from bench.units import GIB, MIB
 from vms.cache import keep, making
 from vms.disk import compressed_bytes, mke2fs_command, size_for
+from vms.ext4 import used_bytes
 from vms.full.boot_loader import CORE_BYTES, EFI_BYTES, RECIPE, bios_images, grub_config, write_efi_partition
 from vms.full.gpt import BIOS_BOOT, EFI_SYSTEM, LINUX_ROOT, SECTOR, Partition, partition_table
 from vms.full.inode_times import settle_times
@@ -35,6 +36,8 @@ ARGUMENTS: Final = (
     # the first kernel lines before the console driver is up; `quiet` after it, so that these few are printed
     "earlycon=uart8250,io,0x3f8,115200",
     "quiet",
+    # a kernel that finds itself on KVM trusts the timer too; on a busy host an emulated one fails the check, and panics
+    "no_timer_check",
     "panic=-1",  # a panic reboots at once, and a reboot ends the domain
     "systemd.show_status=false",  # the console is the payload's
 )
@@ -61,6 +64,11 @@ class FullDisk:
     def on_disk_bytes(self) -> int:
         """Blocks that the host's file system has allocated for it (stat(2))."""
         return self.path.stat().st_blocks * 512
+
+    @property
+    def used_bytes(self) -> int | None:
+        """What of its root file system is in use, as the guest will see it; see ``vms.ext4``."""
+        return used_bytes(self.path, _ROOT)
 
 
 def make_full_disk(image: WorkloadImage, kernel: GuestKernel, directory: Path) -> FullDisk:

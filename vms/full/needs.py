@@ -28,16 +28,15 @@ _FILES: Final = {
 }
 
 
-def require_full(*, ovmf: bool) -> None:
-    """Check that full guests can be made here, and with ``ovmf`` that they can boot under UEFI.
+def require_full() -> None:
+    """Check that full guests can be made here.
 
     Raises:
         DriverUnavailable: a program or file is missing, or this is not root.
     """
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     missing = {name: package for name, package in _PROGRAMS.items() if shutil.which(name, path=path) is None}
-    wanted = {**_FILES, OVMF_CODE: "ovmf", OVMF_VARIABLES: "ovmf"} if ovmf else _FILES
-    missing |= {str(file): package for file, package in wanted.items() if not file.exists()}
+    missing |= {str(file): package for file, package in _FILES.items() if not file.exists()}
     if missing:
         packages = " ".join(sorted(set(missing.values())))
         raise DriverUnavailable(
@@ -45,3 +44,14 @@ def require_full(*, ovmf: bool) -> None:
         )
     if os.geteuid() != 0:
         raise DriverUnavailable("a full server is installed by root only", hint="run as root")
+
+
+def require_uefi() -> None:
+    """Check that there is a UEFI for guests to boot under.
+
+    Raises:
+        DriverUnavailable: there is none.
+    """
+    for file in (OVMF_CODE, OVMF_VARIABLES):
+        if not file.exists():
+            raise DriverUnavailable(f"there is no {file}", hint="script/bootstrap, or: apt-get install ovmf")

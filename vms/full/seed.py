@@ -13,11 +13,11 @@ import json
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from signal import SIGRTMIN
 from typing import Any, Final
 
 from bench.driver import Launch
 from bench.errors import ImageError
-from bench.model import WorkloadImage
 from bench.units import MIB
 from vms.full.iso9660 import iso9660
 from vms.initramfs import trial_script
@@ -28,17 +28,24 @@ PAYLOAD_BYTES: Final = MIB
 
 _SOURCES: Final = ["NoCloud", "None"]
 """Without this list cloud-init asks for the metadata servers of a dozen clouds, each until it times out."""
+_CONSOLE: Final = "/dev/ttyS0"
+_QUIET: Final = [
+    "echo 1 >/proc/sys/kernel/printk",  # only a panic may print between the payload's lines
+    "echo -1 >/proc/sys/kernel/panic",  # and ends the guest
+    f"kill -{SIGRTMIN + 21} 1",  # systemd(1): no status messages on the console
+    f"systemctl --runtime mask serial-getty@{Path(_CONSOLE).name}.service",  # its prompt would begin a line
+]
 _UNIT: Final = "etc/systemd/system/isomark-workload.service"
 _SCRIPT: Final = "usr/lib/isomark/workload.sh"
 
 
-def payload_files(image: WorkloadImage) -> dict[str, bytes]:
-    """Return the payloads of ``image``, path in the guest -> content.
+def payload_files(tree: Path) -> dict[str, bytes]:
+    """Return the payloads in ``tree``, that of a workload's image: path in the guest -> content.
 
     Raises:
         ImageError: they are larger than ``PAYLOAD_BYTES``.
     """
-    root = image.tree / "isomark"
+    root = tree / "isomark"
     found = sorted(path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
     if sum(path.stat().st_size for path in found) > PAYLOAD_BYTES:
         raise ImageError(f"the payload is larger than {PAYLOAD_BYTES >> 20} MiB", hint="put it into the image itself")
@@ -54,6 +61,17 @@ def seed(launch: Launch, payload: Mapping[str, bytes]) -> bytes:
     return iso9660(LABEL, seed_files(launch, payload))
 
 
+def write_seed(path: Path, launch: Launch, payload: Mapping[str, bytes]) -> None:
+    """Write the seed of ``launch`` to ``path``.
+
+    Raises:
+        InstanceError: the command or the environment cannot be expressed.
+        OSError: it exists already, or cannot be written.
+    """
+    with path.open("xb") as file:
+        file.write(seed(launch, payload))
+
+
 def seed_files(launch: Launch, payload: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the seed's files, name -> content; JSON, which is YAML too."""
     return {
@@ -65,7 +83,8 @@ def seed_files(launch: Launch, payload: Mapping[str, bytes]) -> dict[str, bytes]
 
 def _user_data(launch: Launch, payload: Mapping[str, bytes]) -> dict[str, Any]:
     guest = files("vms.full").joinpath("guest")
-    trial = trial_script(launch, root=None).encode("utf-8", "surrogateescape")
+    # the console that the host reads, whichever the image's kernel prefers
+    trial = f"console={_CONSOLE}\n".encode() + trial_script(launch, root=None).encode("utf-8", "surrogateescape")
     sources = f"datasource_list: {json.dumps(_SOURCES)}\n".encode()
     written = {
         "/etc/cloud/cloud.cfg.d/99-isomark.cfg": sources,
@@ -82,7 +101,7 @@ def _user_data(launch: Launch, payload: Mapping[str, bytes]) -> dict[str, Any]:
         "ssh": {"emit_keys_to_console": False},
         "locale": "C.UTF-8",
         "package_update": False,
-        "bootcmd": ["echo 1 >/proc/sys/kernel/printk"],  # only a panic may print between the payload's lines
+        "bootcmd": _QUIET,
         "write_files": [_written(path, data) for path, data in written.items()],
         "runcmd": [
             ["systemctl", "daemon-reload"],
@@ -106,6 +125,9 @@ def _network(launch: Launch) -> dict[str, Any]:
         "match": {"macaddress": lease.mac},
         "addresses": [f"{lease.address}/{lease.prefix_length}"],
         "routes": [{"to": "0.0.0.0/0", "via": lease.gateway}],
+        # nobody announces a router here, which would be waited for a quarter of a minute
+        "accept-ra": False,
+        "link-local": [],
     }
     return {"version": 2, "ethernets": {"isomark": card}}
 

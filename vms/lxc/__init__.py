@@ -1,0 +1,1 @@
+"""Containers that libvirt starts (``lxc:///``): the tree that the built-in engine starts, under another engine."""
