@@ -8,21 +8,27 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from bench import metrics
 from bench.cautions import Caution, cautions, repeat_command
 from bench.claims import SIDES, Check, CheckedClaim, Scale, Side, Subject, Verdict, check_claims
+from bench.footprint import Footprint, Line, Point, footprint
+from bench.method import METHOD
 from bench.model import Case, Kind, Metric, Outcome, OutcomeKind, Trial
-from bench.observed import Figure, Milestones, Observed
+from bench.observed import STUDIES, Figure, Observed
 from bench.published import CLAIMS
 from bench.result import DriverRecord, Header, Result
+from bench.rows import Cell, Row, table
+from bench.searches import Attempt, Search, searches
 from bench.stats import Estimate
+from bench.waterfall import Answer, Mark, Stretch, Way, way
 
 __all__ = [
     "METHOD",
     "SIDES",
     "Analysis",
+    "Answer",
+    "Attempt",
     "Caution",
     "Cell",
     "Check",
@@ -31,50 +37,20 @@ __all__ = [
     "Estimate",
     "Failure",
     "Figure",
-    "Milestones",
+    "Footprint",
+    "Line",
+    "Mark",
+    "Point",
     "Row",
     "SampleRow",
     "Scale",
+    "Search",
     "Side",
+    "Stretch",
     "Verdict",
+    "Way",
     "analyse",
 ]
-
-METHOD: Final[tuple[tuple[str, str, str], ...]] = (
-    (
-        "trial",
-        "Trial",
-        "One fresh instance, started, measured and destroyed. Its rounds after the warm-up are reduced to their "
-        "median; every statistic is over trials, because the rounds of one instance are not independent.",
-    ),
-    (
-        "interval",
-        "95 % interval",
-        "The figure is the median over trials. The interval is the percentile bootstrap: trials are drawn with "
-        "replacement 9,999 times and the middle 95 % of the medians kept. The seed follows from the result, so the "
-        "same result gives the same interval. It never leaves the range of what was measured, so with fewer than six "
-        "trials it cannot reach 95 %, and with one there is none.",
-    ),
-    (
-        "ratio",
-        "Relative to native",
-        "The driver's median divided by the median of the bare process (native); its interval draws the trials of both "
-        "sides. For throughput 100 % is no loss; for start, memory and sizes 1× is no cost.",
-    ),
-    (
-        "performance",
-        "Mean performance",
-        "The geometric mean over workloads of the throughput relative to native, each workload weighing the same. It "
-        "is missing as soon as one workload's figure is.",
-    ),
-    (
-        "emulated",
-        "Emulated",
-        "The virtual server's CPU was emulated in software (QEMU's TCG) because no hypervisor with hardware support "
-        "could boot a guest. Its speed says nothing about a virtual server on hardware.",
-    ),
-)
-"""Words of the report that are not metrics: anchor, title, definition."""
 
 
 @dataclass(frozen=True)
@@ -103,24 +79,6 @@ class DriverView:
     def emulated(self) -> bool:
         """Whether its figures come from an emulated CPU."""
         return self.record.emulated
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One metric of one driver, and its quotient by the base; ``ratio`` is ``None`` for the base itself."""
-
-    driver: str
-    figure: Figure
-    ratio: Figure | None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One metric of one workload over all drivers; image sizes have no workload."""
-
-    workload: str
-    metric: Metric
-    cells: tuple[Cell, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +112,8 @@ class Failure:
 class Analysis:
     """Everything a report shows. ``drivers`` come in the order to show them: base, hardware, emulated.
 
-    ``throughput`` are the metrics for which more is better, ``costs`` the workloads' other metrics.
+    ``throughput`` are the workloads' own metrics for which more is better, ``costs`` their others, but for those of
+    studies. What the result has nothing of is empty.
     ``vm`` and ``container`` name the drivers that the claims were checked with.
     """
 
@@ -165,9 +124,13 @@ class Analysis:
     throughput: tuple[Row, ...]
     costs: tuple[Row, ...]
     start: tuple[Row, ...]
+    ways: tuple[Way, ...]
+    lifecycle: tuple[Row, ...]
     memory: tuple[Row, ...]
+    minimum: tuple[Row, ...]
+    searches: tuple[Search, ...]
+    footprints: tuple[Footprint, ...]
     sizes: tuple[Row, ...]
-    milestones: tuple[Milestones, ...]
     claims: tuple[CheckedClaim, ...]
     vm: str | None
     container: str | None
@@ -183,7 +146,9 @@ class Analysis:
     @property
     def rows(self) -> tuple[Row, ...]:
         """Every summarised metric in the order of the report."""
-        return (*self.throughput, *self.costs, *self.start, *self.memory, *self.sizes)
+        return (
+            *self.throughput, *self.costs, *self.start, *self.lifecycle, *self.memory, *self.minimum, *self.sizes,
+        )  # fmt: skip
 
 
 def analyse(result: Result) -> Analysis:
@@ -192,34 +157,61 @@ def analyse(result: Result) -> Analysis:
     drivers = _driver_views(result, observed)
     names = [view.name for view in drivers]
     subject = Subject(observed, _representative(drivers, "vm"), _representative(drivers, "container"))
-    own = [(workload.name, metric) for workload in result.header.workloads for metric in workload.metrics]
     idle = observed.idle[0] if observed.idle else ""
+    own = [
+        found
+        for workload in result.header.workloads
+        if workload.load not in STUDIES
+        for metric in workload.metrics
+        for found in table(observed, names, workload.name, (metric,))
+    ]
 
-    def built_in(*chosen: Metric) -> tuple[Row, ...]:
-        return tuple(_row(observed, names, idle, metric) for metric in chosen)
+    footprints = _footprints(observed, names)
+
+    def by_load(load: str, *known: Metric) -> tuple[Row, ...]:
+        """The ``known`` metrics of every workload with this load."""
+        workloads = (workload.name for workload in result.header.workloads if workload.load == load)
+        return tuple(found for name in workloads for found in table(observed, names, name, known=known))
 
     return Analysis(
         header=result.header,
         complete=result.complete,
         base=observed.base,
         drivers=drivers,
-        throughput=tuple(_row(observed, names, *pair) for pair in own if pair[1].direction == "higher"),
-        costs=tuple(_row(observed, names, *pair) for pair in own if pair[1].direction == "lower"),
-        start=built_in(metrics.BOOT, metrics.CHANNEL_DELAY),
-        memory=built_in(metrics.MEMORY_PSS, metrics.MEMORY_CGROUP),
-        sizes=tuple(
-            _row(observed, names, "", metric)
-            for metric in (metrics.IMAGE_COMPRESSED, metrics.IMAGE_UNPACKED, metrics.IMAGE_ON_DISK)
+        throughput=tuple(found for found in own if found.metric.direction == "higher"),
+        costs=tuple(found for found in own if found.metric.direction == "lower"),
+        start=(
+            *table(observed, names, idle, (metrics.BOOT, metrics.CHANNEL_DELAY)),
+            *by_load("http", metrics.FIRST_ANSWER),
         ),
-        milestones=tuple(observed.milestones(name) for name in names),
+        ways=_ways(observed, names),
+        lifecycle=by_load("lifecycle", *metrics.LIFECYCLE),
+        memory=table(
+            observed, names, idle, (metrics.MEMORY_PSS, metrics.MEMORY_CGROUP), known=(metrics.MEMORY_HYPERVISOR,)
+        ),
+        minimum=by_load("minimum", *metrics.MINIMUM),
+        searches=searches(result, names),
+        footprints=footprints,
+        sizes=table(observed, names, "", known=metrics.IMAGE),
         claims=check_claims(CLAIMS, subject),
         vm=subject.vm.name if subject.vm else None,
         container=subject.container.name if subject.container else None,
-        cautions=cautions(result, observed),
+        cautions=cautions(result, observed, footprints),
         failures=tuple(_failures(result, observed)),
         samples=tuple(_samples(result, observed)),
         repeat_command=repeat_command(result.header),
     )
+
+
+def _ways(observed: Observed, drivers: Sequence[str]) -> tuple[Way, ...]:
+    """The way of every driver, or none at all where no driver was started for it."""
+    return tuple(way(observed, driver) for driver in drivers) if any(map(observed.taken, observed.idle)) else ()
+
+
+def _footprints(observed: Observed, drivers: Sequence[str]) -> tuple[Footprint, ...]:
+    """The memory of every driver's instances, or none at all where they were not counted."""
+    found = tuple(footprint(observed, driver) for driver in drivers)
+    return found if any(one.workload and observed.taken(one.workload) for one in found) else ()
 
 
 def _driver_views(result: Result, observed: Observed) -> tuple[DriverView, ...]:
@@ -249,22 +241,6 @@ def _driver_views(result: Result, observed: Observed) -> tuple[DriverView, ...]:
 def _representative(drivers: Sequence[DriverView], kind: Kind) -> DriverRecord | None:
     """The driver that stands for its kind in the claims: one on hardware before an emulated one."""
     return next((view.record for view in drivers if view.kind == kind), None)
-
-
-def _row(observed: Observed, drivers: Sequence[str], workload: str, metric: Metric) -> Row:
-    """Return one metric over all drivers; without a workload it is an image size."""
-
-    def cell(driver: str) -> Cell:
-        is_base = observed.base in (None, driver)
-        base = observed.base or driver
-        if workload:
-            figure = observed.figure(workload, driver, metric.name)
-            ratio = observed.ratio(workload, driver, base, metric.name)
-        else:
-            figure, ratio = observed.size(driver, metric.name), observed.size_ratio(driver, base, metric.name)
-        return Cell(driver, figure, None if is_base else ratio)
-
-    return Row(workload, metric, tuple(cell(driver) for driver in drivers))
 
 
 def _failures(result: Result, observed: Observed) -> Iterator[Failure]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from bench import metrics, stats
+from bench.footprint import Footprint
 from bench.model import OutcomeKind
 from bench.observed import Observed
 from bench.result import Header, Result
@@ -38,8 +39,8 @@ def repeat_command(header: Header, trials: int | None = None) -> str:
     return shlex.join(words if trials else [*words, "--seed", str(header.seed)])
 
 
-def cautions(result: Result, observed: Observed) -> tuple[Caution, ...]:
-    """Return everything that weakens ``result``, the gravest first."""
+def cautions(result: Result, observed: Observed, footprints: Sequence[Footprint] = ()) -> tuple[Caution, ...]:
+    """Return everything that weakens ``result``, with the ``footprints`` of its drivers, the gravest first."""
     found = [
         *_different_bits(result),
         *_unfinished(result),
@@ -50,6 +51,7 @@ def cautions(result: Result, observed: Observed) -> tuple[Caution, ...]:
         *_few_trials(result, observed),
         *_wide_intervals(result, observed),
         *_late_channel(observed),
+        *_disturbed_memory(footprints),
         *(Caution(note.severity, note.subject, note.message, note.remedy) for note in result.header.notices),
     ]
     order = {"problem": 0, "warning": 1, "note": 2}
@@ -70,8 +72,13 @@ def _percent(share: float) -> str:
 def _different_bits(result: Result) -> Iterator[Caution]:
     digest = result.header.image_digest
     for driver in sorted({trial.case.driver for trial in result.trials if trial.image_digest != digest}):
-        message = f"Some trials of {driver} ran another image than {digest}: they are not the same bits."
-        yield Caution("problem", driver, message, repeat_command(result.header))
+        ran = {trial.image_digest for trial in result.trials if trial.case.driver == driver}
+        if digest in ran or len(ran) > 1:
+            message = f"Some trials of {driver} ran another image than {digest}: they are not the same bits."
+            yield Caution("problem", driver, message, repeat_command(result.header))
+        else:
+            message = f"{driver} ran an image of the user's, {ran.pop()}: not the same bits as the others."
+            yield Caution("warning", driver, message, "read its ratios as those of another image")
 
 
 def _unfinished(result: Result) -> Iterator[Caution]:
@@ -160,3 +167,16 @@ def _late_channel(observed: Observed) -> Iterator[Caution]:
                     f"The console of {driver} is late by more than {_percent(LATE_CHANNEL)} of its start to ready."
                 )
                 yield Caution("note", driver, message, "subtract the channel delay, which stands beside the start")
+
+
+def _disturbed_memory(footprints: Sequence[Footprint]) -> Iterator[Caution]:
+    """Name the drivers whose instances are not seen in the host's memory: its total may as well not grow with them."""
+    totals = [(one.driver, one.total.figure.estimate) for one in footprints if one.total is not None]
+    hidden = [driver for driver, total in totals if total is not None and total.low is not None and total.low <= 0]
+    if hidden:
+        message = (
+            f"The host's memory did not grow clearly with the instances of {', '.join(hidden)}: others there took "
+            "or freed more than they did, so the total of their reconciled memory says little."
+        )
+        remedy = "quiet the host; the total without other processes stands below the residue"
+        yield Caution("warning", "memory", message, remedy)

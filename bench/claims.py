@@ -60,7 +60,8 @@ class Measure(Protocol):
 class Definition:
     """One reading of a claim, tested on ``sides`` of the table.
 
-    ``undecidable`` says why no figure could decide it, though ``measure`` may still give one to show.
+    ``undecidable`` says why no figure could decide it, though ``measure`` may still give one to show. ``emulation`` is
+    what an emulated CPU does to this reading, unless it is what the claim says.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Definition:
     measure: Measure | None
     undecidable: str = ""
     sides: tuple[Side, ...] = SIDES
+    emulation: Emulation | None = None
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def _check(claim: Claim, definition: Definition, side: Side, subject: Subject) -
     else:
         judgement = judge(figure, published, below, above)
         if emulated:
-            judgement = within_emulation(judgement, below, claim.emulation)
+            judgement = within_emulation(judgement, below, definition.emulation or claim.emulation)
     scale: Scale = "times" if side == "relation" else claim.scale
     return Check(side, mine.name if mine else "", emulated, scale, published.text, figure, judgement)
 

@@ -11,13 +11,17 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench import stats
-from bench.model import EVENT_ORDER, EventName, Metric, OutcomeKind, Trial
+from bench.metrics import IMAGE, IMAGE_USED, IMAGE_VIRTUAL, INSTANCE_DISK
+from bench.model import Case, Metric, OutcomeKind, Trial
 from bench.result import DriverRecord, Result, WorkloadRecord
 from bench.stats import Estimate
 
 BASE: Final = "native"
+STUDIES: Final = ("lifecycle", "density", "minimum")
+"""Loads whose trials start several instances, or one that is not left alone: no start is read from them."""
 IDLE_WORKLOAD: Final = "boot"
-IMAGE_SIZES: Final = ("image_compressed_bytes", "image_unpacked_bytes", "image_on_disk_bytes")
+IMAGE_SIZES: Final = tuple(metric.name for metric in IMAGE if metric is not INSTANCE_DISK)
+"""What is known of an image without starting it; ``DriverRecord`` has it under the same names."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +34,6 @@ class Figure:
     estimate: Estimate | None
     missing: str = ""
     detail: str = ""
-
-
-@dataclass(frozen=True)
-class Milestones:
-    """Median seconds from ``spawned`` to each later event of one driver, and the trials behind them."""
-
-    driver: str
-    seconds: tuple[tuple[EventName, float], ...]
-    trials: int
-    missing: str = ""
 
 
 class Observed:
@@ -71,7 +65,7 @@ class Observed:
         """Return the median of ``metric`` over the trials of one case."""
         values = self.values(workload, driver, metric)
         if not values:
-            return Figure(None, self._why_missing(workload, driver))
+            return Figure(None, self.why_missing(workload, driver, metric))
         return _figure(stats.estimate(values, self._seed(workload, driver, metric)), "the figures are too large")
 
     def ratio(self, workload: str, driver: str, base: str, metric: str) -> Figure:
@@ -85,13 +79,22 @@ class Observed:
         )
 
     def size(self, driver: str, metric: str) -> Figure:
-        """Return one of the three sizes of the image that ``driver`` starts."""
+        """Return one of the sizes of the image that ``driver`` starts, or the median of what an idle instance adds."""
+        if metric not in IMAGE_SIZES:
+            return self.figure(self.idle[0], driver, metric) if self.idle else Figure(None, "no workloads")
         record = self.drivers.get(driver)
-        count = getattr(record, metric) if record is not None and metric in IMAGE_SIZES else None
-        return Figure(None, "the driver does not know this size") if count is None else Figure(stats.counted(count))
+        count = getattr(record, metric) if record is not None else None
+        if count is not None:
+            return Figure(stats.counted(count))
+        of_a_disk = metric in (IMAGE_USED.name, IMAGE_VIRTUAL.name) and record is not None and record.kind != "vm"
+        return Figure(
+            None, "it starts from a folder, not from a disk" if of_a_disk else "the driver does not know this size"
+        )
 
     def size_ratio(self, driver: str, base: str, metric: str) -> Figure:
         """Return an image size of ``driver`` divided by that of ``base``."""
+        if metric not in IMAGE_SIZES and self.idle:
+            return self.ratio(self.idle[0], driver, base, metric)
         mine, other = self.size(driver, metric), self.size(base, metric)
         if mine.estimate is None or other.estimate is None:
             return mine if mine.estimate is None else other
@@ -131,11 +134,25 @@ class Observed:
                 found.append((figure.estimate.value, Figure(figure.estimate, detail=detail)))
         return min(found, key=lambda entry: entry[0])[1] if found else Figure(None, "no workload has a throughput")
 
+    def finished(self, workloads: Sequence[str], driver: str) -> list[Trial]:
+        """Return the trials of ``driver`` that ended ok, in the order of the schedule."""
+        mine = [trial for trial in self._trials if trial.case.driver == driver and trial.case.workload in workloads]
+        return sorted((trial for trial in mine if trial.outcome.kind is OutcomeKind.OK), key=lambda trial: trial.index)
+
+    def taken(self, workload: str) -> bool:
+        """Whether any trial of ``workload`` was recorded, whatever came of it."""
+        return any(trial.case.workload == workload for trial in self._trials)
+
+    def estimate(self, values: Sequence[float], *name: str) -> Estimate | None:
+        """Return the median of ``values``, one for each trial; ``name`` seeds its interval."""
+        return stats.estimate(values, self._seed(*name)) if values else None
+
     def start(self, workload: str, driver: str) -> Sequence[float]:
         """Return the seconds from spawned to ready of every finished trial of one case."""
-        return [
-            at["ready"] - at["spawned"] for at in self._events((workload,), driver) if {"ready", "spawned"} <= set(at)
+        events = [
+            {event.name: event.at_seconds for event in trial.events} for trial in self.finished((workload,), driver)
         ]
+        return [at["ready"] - at["spawned"] for at in events if {"ready", "spawned"} <= set(at)]
 
     def slowest_start(self, driver: str, base: str | None = None) -> Figure:
         """Return the longest start to ready among the workloads, or its quotient by ``base``'s longest."""
@@ -151,51 +168,38 @@ class Observed:
         seed = self._seed("slowest", driver, base)
         return _figure(stats.ratio(values, other[1], seed), "a ratio needs positive figures", f"{name} ÷ {other[0]}")
 
-    def milestones(self, driver: str) -> Milestones:
-        """Return the median time of each event after ``spawned``, over the idle workload's trials."""
-        trials = self._events(self.idle, driver)
-        offsets: list[tuple[EventName, float]] = []
-        for name in EVENT_ORDER[1:4]:
-            seconds = [at[name] - at["spawned"] for at in trials if name in at and "spawned" in at]
-            if seconds:
-                offsets.append((name, stats.median(seconds)))
-        missing = "" if offsets else self._why_missing(self.idle[0], driver) if self.idle else "no workloads"
-        return Milestones(driver, tuple(offsets), len(trials), missing)
-
     def _slowest(self, driver: str) -> tuple[str, Sequence[float]] | str:
         starts: dict[str, Sequence[float]] = {}
         for workload in self.header.workloads:
+            if workload.load in STUDIES:
+                continue
             starts[workload.name] = self.start(workload.name, driver)
             if not starts[workload.name]:
-                return self._why_missing(workload.name, driver)
+                return self.why_missing(workload.name, driver)
         if not starts:
             return "no workloads"
         name = max(starts, key=lambda workload: stats.median(starts[workload]))
         return name, starts[name]
 
-    def _events(self, workloads: Sequence[str], driver: str) -> list[dict[EventName, float]]:
-        return [
-            {event.name: event.at_seconds for event in trial.events}
-            for trial in self._trials
-            if trial.case.driver == driver and trial.case.workload in workloads and trial.outcome.kind is OutcomeKind.OK
-        ]
-
     def _pair(self, workload: str, driver: str, base: str, metric: str) -> stats.Pair | str:
         """Return the trials of both sides, or why one of them is missing."""
         for side in (driver, base):
             if not self.values(workload, side, metric):
-                return f"{side} has no figure for {workload}: {self._why_missing(workload, side)}"
+                return f"{side} has no figure for {workload}: {self.why_missing(workload, side, metric)}"
         return self.values(workload, driver, metric), self.values(workload, base, metric)
 
-    def _why_missing(self, workload: str, driver: str) -> str:
+    def why_missing(self, workload: str, driver: str, metric: str = "") -> str:
+        """Return why one case has no figure, or not that of ``metric``."""
         mine = [trial for trial in self._trials if trial.case.workload == workload and trial.case.driver == driver]
         if workload not in {record.name for record in self.header.workloads}:
             return f"the workload {workload} was not part of the suite"
         if not mine:
-            return "no trial of it was recorded"
+            planned = any(slot.case == Case(workload, driver) for slot in self.header.schedule)
+            return "no trial of it was recorded" if planned else "the suite leaves this case out"
         failed = [trial for trial in mine if trial.outcome.kind is not OutcomeKind.OK]
         if len(failed) < len(mine):
-            return "its trials did not record this metric"
+            told = (trial.missing.get(metric, "") for trial in mine)
+            return next(filter(None, told), "its trials did not record this metric")
         many = "its only trial" if len(mine) == 1 else f"all its {len(mine)} trials"
         return f"{many} {failed[0].outcome.kind}: {failed[0].outcome.reason}"
 
@@ -213,8 +217,8 @@ def trial_values(trial: Trial) -> dict[str, float]:
 
 
 def _idle_workloads(workloads: Sequence[WorkloadRecord]) -> tuple[str, ...]:
-    """The workload that start and idle memory are taken from: ``boot``, else one without load, else all."""
-    names = [workload.name for workload in workloads]
+    """The workload that start and idle memory are taken from: ``boot``, else one without load, else all but studies."""
+    names = [workload.name for workload in workloads if workload.load not in STUDIES]
     without_load = [workload.name for workload in workloads if workload.load == "none"]
     for choice in ([name for name in names if name == IDLE_WORKLOAD], without_load[:1]):
         if choice:

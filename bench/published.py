@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from bench.claims import Claim, Definition, Measure, Published
+from bench.metrics import MINIMUM_MEMORY
 from bench.observed import Figure, Observed
 from bench.stats import counted
 
@@ -43,6 +44,15 @@ def _idle(metric: str) -> Measure:
         return observed.ratio(workload, driver, other, metric)
 
     return measure
+
+
+def _minimum(observed: Observed, driver: str, other: str | None = None) -> Figure:
+    searched = next((workload.name for workload in observed.header.workloads if workload.load == "minimum"), None)
+    if searched is None:
+        return Figure(None, "the suite has no workload that looks for the minimum")
+    if other is None:
+        return observed.figure(searched, driver, MINIMUM_MEMORY.name)
+    return observed.ratio(searched, driver, other, MINIMUM_MEMORY.name)
 
 
 def _performance(only: str | None) -> Measure:
@@ -149,6 +159,15 @@ CLAIMS: Final[tuple[Claim, ...]] = (
                 "Host memory of an idle instance (cgroup)",
                 f"The metric memory_cgroup_bytes of an idle instance. {_TEN_PERCENT} Emulated figures as for PSS.",
                 _idle("memory_cgroup_bytes"),
+            ),
+            Definition(
+                "memory-minimum",
+                "Minimum memory",
+                "The metric minimum_memory_bytes: the smallest limit with which the workload completes, since the "
+                f"published figures read like allocations. {_TEN_PERCENT} MB are powers of ten. A virtual server's "
+                "limit is the memory of its machine, to which emulation adds nothing.",
+                _minimum,
+                emulation="harmless",
             ),
             Definition(
                 "memory-granted",

@@ -1,4 +1,4 @@
-"""Medians with their uncertainty: the percentile bootstrap over trials (Efron & Tibshirani 1993, ch. 13).
+"""Medians with their uncertainty by the percentile bootstrap over trials (Efron & Tibshirani 1993, ch. 13), and slopes.
 
 The trial is the unit: rounds of one trial share an instance and are not independent. The same
 figures as ``scipy.stats.bootstrap(method="percentile")``, which a test holds, without the second
@@ -36,6 +36,27 @@ class Estimate:
     low: float | None
     high: float | None
     trials: int
+
+
+@dataclass(frozen=True)
+class Slope:
+    """A straight line's slope by least squares, with its standard error and 95 % confidence interval.
+
+    ``standard_error``, ``low`` and ``high`` are ``None`` where there are no more points than the lines have parameters.
+    ``points`` is what it was fitted to, in ``trials`` groups.
+    """
+
+    value: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+    points: int
+    trials: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """The same without its standard error."""
+        return Estimate(self.value, self.low, self.high, self.trials)
 
 
 def counted(value: float) -> Estimate:
@@ -93,6 +114,40 @@ def mean_ratio(groups: Sequence[Sequence[Pair]], seed: int) -> Estimate | None:
         return product
 
     return _bootstrap([side for pair in pairs for side in pair], quotient, seed)
+
+
+def slope(trials: Sequence[Sequence[tuple[float, float]]]) -> Slope | None:
+    """Fit one slope to the points (x, y) of all ``trials`` by least squares; each trial's line has a height of its own.
+
+    Each trial's points are taken relative to their mean, which is the same as an intercept for each; those intercepts
+    are counted among the parameters (Wooldridge 2020, section 14-1). The interval is Student's, and holds if the
+    points' deviations are independent and alike. ``None`` where no two points of a trial differ in x, or it overflows.
+    """
+    groups = [np.asarray(points, dtype=float) for points in trials if len(points)]
+    if not groups:
+        return None
+    with np.errstate(all="ignore"):  # what overflows is found below, and is no figure
+        x, y = np.concatenate([group - group.mean(axis=0) for group in groups]).T
+        spread = float(x @ x)
+        if spread <= 0:
+            return None
+        value = float(x @ y) / spread
+        deviations = y - value * x
+        freedom = len(x) - len(groups) - 1
+        if freedom < 1:
+            return Slope(value, None, None, None, len(x), len(groups)) if np.isfinite(value) else None
+        error = float(np.sqrt(deviations @ deviations / freedom / spread))
+    if not (np.isfinite(value) and np.isfinite(error)):
+        return None
+    margin = error * _student(freedom)
+    return Slope(value, error, value - margin, value + margin, len(x), len(groups))
+
+
+def _student(freedom: int) -> float:
+    """The quantile of Student's distribution that leaves 5 % outside, half on each side."""
+    from scipy.special import stdtrit  # takes a tenth of the time that scipy.stats does
+
+    return float(stdtrit(freedom, (1 + CONFIDENCE) / 2))
 
 
 def _bootstrap(

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
+from bench import metrics
 from bench.analysis import Analysis, Cell, Figure, Row
-from bench.model import EventName
-from bench.units import GIB, KIB, MIB, format_seconds
-from reports import lanes, svg
-from reports.lanes import Group, Lane
-from reports.wording import DASH, label, percent, quantity, row_title, shown, times
+from bench.units import GIB, KIB, MIB
+from reports import lanes, strips, svg
+from reports.canvas import NAME, Group, Lane
+from reports.wording import label, percent, quantity, row_title, shown, times
 
-PHASES: Final[tuple[tuple[EventName, str], ...]] = (("kernel", "to kernel"), ("init", "to init"), ("ready", "to ready"))
+FEW: Final = 4
+"""With more drivers than these a picture leaves out those without a figure; the table has them."""
 
 
 def throughput(analysis: Analysis) -> str:
@@ -39,7 +40,7 @@ def costs(analysis: Analysis) -> str:
         "Cost relative to native",
         "native = 1×, further left is better",
         times,
-        lambda ratio: f"{ratio:g}×",
+        lambda ratio: f"{ratio:,g}×",
     )
 
 
@@ -49,26 +50,24 @@ def memory(analysis: Analysis) -> str:
 
 
 def sizes(analysis: Analysis) -> str:
-    """Return bars of the image's sizes."""
-    return _size_chart(analysis, analysis.sizes, "sizes", "Image size")
-
-
-def start(analysis: Analysis) -> str:
-    """Return the way of each driver from spawned to ready."""
-    order = {name: place for place, (name, _) in enumerate(PHASES)}
-    found: list[Lane] = []
-    for place, milestones in enumerate(analysis.milestones):
-        view = analysis.driver(milestones.driver)
-        last = milestones.seconds[-1][1] if milestones.seconds else None
-        ends = tuple((order[name], seconds) for name, seconds in milestones.seconds)
-        text = DASH if last is None else format_seconds(last)
-        found.append(Lane(label(view), _style(place), view.emulated, text, last, phases=ends))
-    if all(lane.value is None for lane in found):
+    """Return the image's sizes: bars, or marks on a logarithmic scale where there are many drivers."""
+    if len(analysis.drivers) <= FEW:
+        # how large the disk seems is chosen, and would make all else small
+        shown_rows = [row for row in analysis.sizes if row.metric != metrics.IMAGE_VIRTUAL]
+        return _size_chart(analysis, shown_rows, "sizes", "Image size")
+    found = [_scaled(row_lanes(analysis, row), MIB) for row in analysis.sizes]
+    found = [replace(one, title=one.title.removeprefix("Image, ")) for one in found]
+    if not found:
         return ""
-    groups = [Group("", tuple(found))]
     with svg.drawing():
-        figure = lanes.phases(groups, [name for _, name in PHASES], "seconds since spawned")
-        return svg.to_svg(figure, "chart-start", "From spawned to ready", _described(groups))
+        figure = strips.strips(found, lambda tick: f"{tick:,g}", "MiB")
+        return svg.to_svg(figure, "chart-sizes", "Image size", described(found))
+
+
+def minimum(analysis: Analysis) -> str:
+    """Return bars of the least memory that an instance needs."""
+    rows = [row for row in analysis.minimum if row.metric == metrics.MINIMUM_MEMORY]
+    return _size_chart(analysis, rows, "minimum", "Minimum memory")
 
 
 def _ratio_chart(
@@ -84,9 +83,9 @@ def _ratio_chart(
         Group(
             row_title(row),
             tuple(
-                _lane(analysis, cell, place, cell.ratio, shown(cell.ratio, write).value)
+                lane(analysis, cell, place, cell.ratio, shown(cell.ratio, write).value)
                 for place, cell in enumerate(row.cells)
-                if cell.ratio is not None
+                if cell.ratio is not None and (cell.ratio.estimate is not None or len(row.cells) <= FEW)
             ),
         )
         for row in rows
@@ -96,29 +95,24 @@ def _ratio_chart(
         return ""
     with svg.drawing():
         figure = lanes.dots(groups, tick, scale)
-        return svg.to_svg(figure, f"chart-{slug}", title, _described(groups))
+        return svg.to_svg(figure, f"chart-{slug}", title, described(groups))
 
 
 def _size_chart(analysis: Analysis, rows: Sequence[Row], slug: str, title: str) -> str:
-    groups = [
-        Group(
-            row.metric.title,
-            tuple(
-                _lane(analysis, cell, place, cell.figure, quantity(cell.figure, row.metric).value)
-                for place, cell in enumerate(row.cells)
-            ),
-        )
-        for row in rows
-    ]
+    groups = [_without_gaps(row_lanes(analysis, row)) for row in rows]
     values = [lane.value for group in groups for lane in group.lanes if lane.value is not None]
     if not values:
         return ""
-    name, size = next(
-        ((name, size) for name, size in (("GiB", GIB), ("MiB", MIB)) if max(values) >= size), ("KiB", KIB)
-    )
+    name, size = unit(values)
     with svg.drawing():
         figure = lanes.bars([_scaled(group, size) for group in groups], name)
-        return svg.to_svg(figure, f"chart-{slug}", title, _described(groups))
+        return svg.to_svg(figure, f"chart-{slug}", title, described(groups))
+
+
+def unit(values: Iterable[float]) -> tuple[str, float]:
+    """Return the unit that the largest of ``values`` is some of, with its bytes."""
+    most = max(values)
+    return next(((name, size) for name, size in (("GiB", GIB), ("MiB", MIB)) if most >= size), ("KiB", KIB))
 
 
 def _scaled(group: Group, unit: float) -> Group:
@@ -133,18 +127,35 @@ def _scaled(group: Group, unit: float) -> Group:
     return Group(group.title, tuple(changed))
 
 
-def _lane(analysis: Analysis, cell: Cell, place: int, figure: Figure, text: str) -> Lane:
+def row_lanes(analysis: Analysis, row: Row) -> Group:
+    """Return the lanes of a row, one for each driver."""
+    lanes_of = (
+        lane(analysis, cell, place, cell.figure, quantity(cell.figure, row.metric).value)
+        for place, cell in enumerate(row.cells)
+    )
+    return Group(row.metric.title, tuple(lanes_of))
+
+
+def _without_gaps(found: Group) -> Group:
+    """Leave out drivers without a figure where there are many."""
+    known = tuple(one for one in found.lanes if one.value is not None or len(found.lanes) <= FEW)
+    return Group(found.title, known)
+
+
+def lane(analysis: Analysis, cell: Cell, place: int, figure: Figure, text: str) -> Lane:
+    """Return the lane of a cell's ``figure``; ``place`` is its driver's among all."""
     view = analysis.driver(cell.driver)
     found = figure.estimate
     value, low, high = (found.value, found.low, found.high) if found else (None, None, None)
-    return Lane(label(view), _style(place), view.emulated, text, value, low, high)
+    return Lane(label(view, NAME), style(place), view.emulated, text, value, low, high)
 
 
-def _style(place: int) -> int:
+def style(place: int) -> int:
+    """Return which colour and mark the driver at ``place`` has."""
     return place % len(svg.DRIVERS)
 
 
-def _described(groups: Sequence[Group]) -> str:
+def described(groups: Sequence[Group]) -> str:
     """Say the picture in words, for who does not see it."""
     return " ".join(
         f"{group.title + ': ' if group.title else ''}{', '.join(f'{lane.name} {lane.text}' for lane in group.lanes)}."

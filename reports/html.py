@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.resources import files
-from itertools import groupby
 from typing import Final
 
 import jinja2
 from markupsafe import Markup
 
-from bench.analysis import METHOD, SIDES, Analysis, Row, SampleRow, Side, Verdict
-from bench.units import format_bytes, format_seconds
-from reports import charts, wording
+from bench.analysis import METHOD, SIDES, Analysis, Cell, Row, Search, Side, Verdict
+from bench.units import format_bytes
+from reports import charts, footprints, headline, sampled, start_charts, study_charts, ways, wording
 from reports.text import clean
 from reports.wording import percent, shown
 
 SYMBOLS: Final = {Verdict.REPRODUCED: "✓", Verdict.REFUTED: "✗", Verdict.UNDEFINED: "?"}
+SECTIONS: Final[tuple[tuple[str, str, Callable[[Analysis], object]], ...]] = (
+    ("claims", "Published table", lambda analysis: analysis.claims),
+    ("throughput", "Throughput", lambda analysis: analysis.throughput or analysis.costs),
+    ("start", "Start", lambda analysis: analysis.start or analysis.ways),
+    ("lifecycle", "Life cycle", lambda analysis: analysis.lifecycle),
+    ("memory", "Memory", lambda analysis: analysis.memory or analysis.minimum or analysis.footprints),
+    ("sizes", "Image", lambda analysis: analysis.sizes),
+    ("conditions", "Conditions", lambda _: True),
+    ("cautions", "Cautions", lambda _: True),
+    ("failures", "Failures", lambda _: True),
+    ("samples", "Samples", lambda analysis: analysis.samples),
+    ("definitions", "Definitions", lambda _: True),
+    ("repeat", "Repeat it", lambda _: True),
+)
+"""Anchor and template, title, and whether the result has any of it."""
+CHARTS: Final = (
+    charts.throughput,
+    charts.costs,
+    start_charts.start,
+    start_charts.steps,
+    study_charts.lifecycle,
+    charts.memory,
+    study_charts.density,
+    charts.minimum,
+    charts.sizes,
+)
+"""Every picture, each empty where the result has nothing of it."""
+MANY: Final = 4
+"""With more drivers than these a table of them needs a wide screen, and has it for itself."""
 KINDS: Final = {"process": "bare process", "container": "container", "vm": "virtual server"}
 
 
@@ -51,56 +79,46 @@ class SideTitle:
         return f"{self.short} (emulated)" if self.emulated else self.short
 
 
-@dataclass(frozen=True)
-class SampleLine:
-    """The values of one metric of one trial, in the order recorded."""
-
-    trial: int
-    block: int
-    driver: str
-    emulated: bool
-    metric: str
-    values: str
-    outcome: str
-
-
 def render(analysis: Analysis) -> str:
     """Return the report as an HTML document; equal analyses give equal bytes."""
     environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: _resource(f"sections/{name}")),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         finalize=_finalise,
         trim_blocks=False,
     )
     anchors = {(row.workload, row.metric.name): _anchor(place, row) for place, row in enumerate(analysis.rows)}
+    many = len(analysis.drivers) > MANY
     template = environment.from_string(_resource("report.html.j2"))
     return template.render(
         analysis=analysis,
         header=analysis.header,
-        headline=wording.headline(analysis),
+        headline=headline.sentences(analysis),
         css=Markup(_resource("report.css")),
-        charts={
-            chart.__name__: Markup(chart(analysis))
-            for chart in (charts.throughput, charts.costs, charts.start, charts.memory, charts.sizes)
-        },
+        sections=[(name, title) for name, title, has in SECTIONS if has(analysis)],
+        many=" many" if many else "",
+        beside="" if many else "pair wide",
+        charts={chart.__name__: Markup(chart(analysis)) for chart in CHARTS},
         anchor=lambda row: anchors[row.workload, row.metric.name],
         new_notes=Notes,
         sides=SIDES,
         side_titles=[_side_title(analysis, side) for side in SIDES],
         symbol=SYMBOLS,
         kinds=KINDS,
-        events=[name for name, _ in charts.PHASES],
+        ways=[(way, ways.lines(way)) for way in analysis.ways],
+        footprints=footprints.groups(analysis),
+        attempts=[(search, _attempts(search)) for search in analysis.searches],
         facts=list(_facts(analysis)),
         host=sorted({**analysis.header.identity, **analysis.header.conditions}.items()),
-        samples=_samples(analysis),
+        samples=sampled.by_workload(analysis),
         method=METHOD,
         quantity=wording.quantity,
-        relative=wording.relative,
+        relative=lambda row, cell: _relative(analysis, row, cell),
         claimed=wording.claimed,
         label=wording.label,
         row_title=wording.row_title,
         percentage=lambda figure: shown(figure, percent),
-        seconds=format_seconds,
         sentence=wording.sentence,
         unbroken=wording.unbroken,
     )
@@ -148,22 +166,13 @@ def _facts(analysis: Analysis) -> Iterator[tuple[str, str]]:
     yield "isomark", header.isomark_version
 
 
-def _samples(analysis: Analysis) -> list[tuple[str, list[SampleLine]]]:
-    """Group the samples by workload, one line for each metric of each trial."""
-    lines: dict[str, list[SampleLine]] = {workload.name: [] for workload in analysis.header.workloads}
-    for (_, workload, metric), group in groupby(
-        sorted(analysis.samples, key=lambda row: (row.trial, row.workload, row.metric)),
-        key=lambda row: (row.trial, row.workload, row.metric),
-    ):
-        rows = list(group)
-        first = rows[0]
-        values = ", ".join(_value(row) for row in rows if row.value is not None)
-        named = f"{metric}, {first.unit}" if first.unit else metric
-        lines.setdefault(workload, []).append(
-            SampleLine(first.trial, first.block, first.driver, first.emulated, named, values, first.outcome)
-        )
-    return [(name, found) for name, found in lines.items() if found]
+def _attempts(search: Search) -> str:
+    tries = (f"{format_bytes(attempt.limit_bytes)} {'✓' if attempt.completed else '✗'}" for attempt in search.attempts)
+    return ", ".join(map(wording.unbroken, tries))
 
 
-def _value(row: SampleRow) -> str:
-    return f"[{row.value:.6g}]" if row.warmup else f"{row.value:.6g}"
+def _relative(analysis: Analysis, row: Row, cell: Cell) -> wording.Shown | None:
+    """Return a cell's quotient by the base, unless one of the two is missing, which its own cell says already."""
+    base = next((other for other in row.cells if other.driver == analysis.base), None)
+    known = base is not None and base.figure.estimate is not None and cell.figure.estimate is not None
+    return wording.relative(cell, row.metric) if known else None

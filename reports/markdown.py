@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from bench.analysis import SIDES, Analysis, Cell, Check, Row
+from bench.analysis import SIDES, Analysis, Cell, Check, Estimate, Figure, Row
+from bench.units import format_seconds
+from reports import footprints
+from reports.headline import sentences
 from reports.text import clean, markdown
-from reports.wording import DASH, claimed, headline, label, percent, quantity, relative, row_title, shown
+from reports.ways import PHASES
+from reports.wording import DASH, claimed, label, percent, quantity, relative, row_title, shown
 
 MOST_CAUTIONS = 12
 
@@ -15,13 +19,15 @@ def render(analysis: Analysis) -> str:
     """Return the report in Markdown: answer, claims, figures, cautions, and how to repeat it."""
     blocks = [
         f"## isomark: {markdown(analysis.header.suite_title)}",
-        f"**{markdown(headline(analysis)[0])}**",
-        *map(markdown, headline(analysis)[1:]),
+        f"**{markdown(sentences(analysis)[0])}**",
+        *map(markdown, sentences(analysis)[1:]),
         "### The published table, checked",
         _claims(analysis),
         "### Figures",
         "Median, 95 % interval, and the figure relative to the bare process.",
         _figures(analysis),
+        *_ways(analysis),
+        *_footprints(analysis),
         *_cautions(analysis),
         "### Repeat it",
         _fenced(analysis.repeat_command),
@@ -56,6 +62,38 @@ def _figures(analysis: Analysis) -> str:
     mean = ["100 %" if view.is_base else markdown(str(shown(view.performance, percent))) for view in analysis.drivers]
     rows.append(["**Mean performance**", *mean])
     return _table(rows)
+
+
+def _ways(analysis: Analysis) -> Iterator[str]:
+    """The way to ready: when each phase ends; every step is in the other reports."""
+    if not any(way.marks for way in analysis.ways):
+        return
+    yield "### Step by step"
+    yield "Median time since spawned; every step is in report.html and steps.csv."
+    rows = [["Driver", *(name for name, _ in PHASES), "first answer"]]
+    for way in analysis.ways:
+        at = {mark.name: mark.begin for mark in way.marks if mark.is_event}
+        answers = [f"{_seconds(answer.begin)} ({markdown(answer.workload)})" for answer in way.answers]
+        events = [_seconds(at.get(name)) for name, _ in PHASES]
+        rows.append([markdown(label(analysis.driver(way.driver))), *events, ", ".join(answers) or DASH])
+    yield _table(rows)
+
+
+def _seconds(estimate: Estimate | None) -> str:
+    return DASH if estimate is None else markdown(str(shown(Figure(estimate), format_seconds)))
+
+
+def _footprints(analysis: Analysis) -> Iterator[str]:
+    groups = footprints.groups(analysis)
+    if not groups:
+        return
+    yield "### One more idle instance's memory, reconciled"
+    yield "Slope over their number, with its 95 % interval; what stands after the residue is no part of the sum."
+    rows = [["Memory", *(markdown(label(view)) for view in analysis.drivers)]]
+    for line in (line for group in groups for line in group.lines):
+        name = f"**{markdown(line.name)}**" if line.is_sum else markdown(line.name)
+        rows.append([name, *(markdown(str(cell)) if cell else "" for cell in line.cells)])
+    yield _table(rows)
 
 
 def _cell(row: Row, cell: Cell) -> str:

@@ -23,7 +23,7 @@ INK: Final = "#000001"
 MUTED: Final = "#000002"
 LINE: Final = "#000003"
 PAPER: Final = "#000004"
-DRIVERS: Final = tuple(f"#00010{place}" for place in range(6))
+DRIVERS: Final = tuple(f"#00010{place}" for place in range(10))
 PHASES: Final = tuple(f"#00020{place}" for place in range(3))
 
 _VARIABLES: Final = {

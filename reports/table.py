@@ -19,6 +19,13 @@ SUMMARY_COLUMNS = (
     "ratio", "ratio_low", "ratio_high", "missing",
 )  # fmt: skip
 
+STEP_COLUMNS = (
+    "driver", "emulated", "workload", "mark", "name", "trials", "begin_seconds", "low", "high", "length_seconds",
+)  # fmt: skip
+FOOTPRINT_COLUMNS = (
+    "workload", "driver", "emulated", "role", "line", "metrics", "trials", "bytes", "low", "high", "missing",
+)  # fmt: skip
+
 
 def samples(analysis: Analysis) -> pd.DataFrame:
     """Return every sample, one row each; a trial without samples has one row without a value."""
@@ -38,6 +45,44 @@ def summary(analysis: Analysis) -> pd.DataFrame:
     return frame.astype({"trials": "Int64"} | dict.fromkeys(numbers, "Float64"))
 
 
+def steps(analysis: Analysis) -> pd.DataFrame:
+    """Return one row for each event, step and first answer on the way to ready; ``mark`` says which of these it is."""
+    import pandas as pd
+
+    rows: list[tuple[object, ...]] = []
+    for way in analysis.ways:
+        who = (way.driver, analysis.driver(way.driver).emulated)
+        for mark in way.marks:
+            kind = "event" if mark.is_event else "step"
+            begin = mark.begin
+            rows.append((*who, way.workload, kind, mark.name, begin.trials, *_numbers(begin), mark.length_seconds))
+        for answer in way.answers:
+            begin = answer.begin
+            rows.append((*who, answer.workload, "answer", "first answer", begin.trials, *_numbers(begin), None))
+    frame = pd.DataFrame(rows, columns=STEP_COLUMNS)
+    return frame.astype(dict.fromkeys(("begin_seconds", "low", "high", "length_seconds"), "Float64"))
+
+
+def footprints(analysis: Analysis) -> pd.DataFrame:
+    """Return one row for each line of a driver's reconciled memory; ``role`` is its place in the sum, or beside it."""
+    import pandas as pd
+
+    rows: list[tuple[object, ...]] = []
+    for one in analysis.footprints:
+        who = (one.workload, one.driver, analysis.driver(one.driver).emulated)
+        roles = {"total": [one.total], "part": one.parts, "residue": [one.residue], "beside": one.beside}
+        for role, lines in roles.items():
+            for line in filter(None, lines):
+                found = line.figure.estimate
+                trials = found.trials if found else None
+                names = " ".join(line.metrics)
+                rows.append((*who, role, line.name, names, trials, *_numbers(found), line.figure.missing))
+        if one.total is None:
+            rows.append((*who, "total", "", "", None, *_numbers(None), one.missing))
+    frame = pd.DataFrame(rows, columns=FOOTPRINT_COLUMNS)
+    return frame.astype({"trials": "Int64"} | dict.fromkeys(("bytes", "low", "high"), "Float64"))
+
+
 def samples_csv(analysis: Analysis) -> str:
     """Return ``samples`` as CSV (RFC 4180, but with a line feed), an empty field where there is no value."""
     return _csv(samples(analysis))
@@ -46,6 +91,16 @@ def samples_csv(analysis: Analysis) -> str:
 def summary_csv(analysis: Analysis) -> str:
     """Return ``summary`` as CSV."""
     return _csv(summary(analysis))
+
+
+def steps_csv(analysis: Analysis) -> str:
+    """Return ``steps`` as CSV."""
+    return _csv(steps(analysis))
+
+
+def footprints_csv(analysis: Analysis) -> str:
+    """Return ``footprints`` as CSV."""
+    return _csv(footprints(analysis))
 
 
 def _summary_row(analysis: Analysis, row: Row, cell: Cell) -> tuple[object, ...]:

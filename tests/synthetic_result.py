@@ -1,7 +1,8 @@
 """A realistic made-up result, the same in every process: what the statistics and report tests read.
 
 native, container and an emulated qemu; five trials each; one failed trial with a console tail; no
-cgroup figure for native; kvm absent.
+cgroup figure for native; kvm absent; steps on the way to ready for container and qemu, and a first answer in http.
+``synthetic_servers`` has the result with many virtual servers.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from bench.model import Case, Event, Limits, Metric, Outcome, OutcomeKind, Sample, Trial
+from bench.model import Case, Event, Limits, Metric, Outcome, OutcomeKind, Sample, Step, Trial
 from bench.result import AbsentDriver, DriverRecord, Header, Notice, Result, WorkloadRecord
 from bench.schedule import schedule
 
@@ -20,6 +21,16 @@ START = {"native": 0.0040, "container": 0.0121, "qemu": 3.10}
 DELAY = {"native": 0.00004, "container": 0.00005, "qemu": 0.0021}
 PSS = {"native": 1.1 * MIB, "container": 1.3 * MIB, "qemu": 168 * MIB}
 CGROUP = {"container": 2.9 * MIB, "qemu": 214 * MIB}
+STEPS = {
+    "container": {"tie its life to its parent's": 0.45, "mount /proc": 0.5, "enter its root": 0.7, "run": 0.86},
+    "qemu": {
+        "make its disk": 0.0,
+        "create the domain": 0.02,
+        "hypervisor sets up the machine": 0.06,
+        "let it run": 0.15,
+    },
+}
+"""When each step begins, as a share of the start."""
 TAIL = ("[    0.000000] Linux version 6.1.0-cloud", "[    1.912345] Run /init as init process", "nginx: <bad> & broken")
 
 
@@ -130,29 +141,43 @@ def _trial(slot, noise: random.Random, clock: float, *, bad: bool) -> Trial:
         events += [Event("kernel", clock + 0.2 * start), Event("init", clock + 0.75 * start)]
     if bad:
         outcome = Outcome(OutcomeKind.FAILED, "silent for 60 s, never said ready", "see the console's tail", TAIL)
-        return Trial(slot.index, slot.block, case, outcome, DIGEST, tuple(events), (), "2025-01-02T03:04:05Z", 61.0)
+        return _recorded(slot, outcome, events, clock, start, (), 61.0)
     events += [Event("ready", clock + start), Event("exited", clock + start + 5)]
-    if case.workload == "boot":
-        samples = [Sample("boot_seconds", start), Sample("channel_delay_seconds", _around(noise, DELAY[case.driver]))]
-        samples.append(Sample("memory_pss_bytes", round(_around(noise, PSS[case.driver]))))
-        if case.driver in CGROUP:
-            samples.append(Sample("memory_cgroup_bytes", round(_around(noise, CGROUP[case.driver]))))
-    else:
-        workload = next(record for record in WORKLOADS if record.name == case.workload)
-        samples = [
-            Sample(
-                metric.name,
-                _around(noise, LEVELS[metric.name][case.driver] * (0.9 if number == 0 else 1)),
-                number,
-                number == 0,
-            )
-            for number in range(4)
-            for metric in workload.metrics
-        ]
+    samples = _idle_samples(case.driver, start, noise) if case.workload == "boot" else _round_samples(case, noise)
+    if case.workload == "http":
+        samples.append(Sample("first_answer_seconds", start + DELAY[case.driver] * 3))
+    return _recorded(slot, Outcome(OutcomeKind.OK), events, clock, start, tuple(samples), start + 6)
+
+
+def _recorded(slot, outcome: Outcome, events, clock: float, start: float, samples, wall_seconds: float) -> Trial:
+    steps = [Step(name, clock + share * start) for name, share in STEPS.get(slot.case.driver, {}).items()]
+    steps += [Step("first answer", clock + each.value) for each in samples if each.metric == "first_answer_seconds"]
     return Trial(
-        slot.index, slot.block, case, Outcome(OutcomeKind.OK), DIGEST, tuple(events), tuple(samples),
-        "2025-01-02T03:04:05Z", start + 6, 4.0,
+        slot.index, slot.block, slot.case, outcome, DIGEST, events=tuple(events), steps=tuple(steps), samples=samples,
+        started_at="2025-01-02T03:04:05Z", wall_seconds=wall_seconds, round_seconds=4.0 if samples else 0.0,
     )  # fmt: skip
+
+
+def _idle_samples(driver: str, start: float, noise: random.Random) -> list[Sample]:
+    samples = [Sample("boot_seconds", start), Sample("channel_delay_seconds", _around(noise, DELAY[driver]))]
+    samples.append(Sample("memory_pss_bytes", round(_around(noise, PSS[driver]))))
+    if driver in CGROUP:
+        samples.append(Sample("memory_cgroup_bytes", round(_around(noise, CGROUP[driver]))))
+    return samples
+
+
+def _round_samples(case: Case, noise: random.Random) -> list[Sample]:
+    workload = next(record for record in WORKLOADS if record.name == case.workload)
+    return [
+        Sample(
+            metric.name,
+            _around(noise, LEVELS[metric.name][case.driver] * (0.9 if number == 0 else 1)),
+            number,
+            number == 0,
+        )
+        for number in range(4)
+        for metric in workload.metrics
+    ]
 
 
 def _around(noise: random.Random, level: float) -> float:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
-import pytest
 from synthetic_result import DIGEST, synthetic_result
+from synthetic_servers import servers_result
 
+from bench import metrics
 from bench.analysis import Analysis, Row, analyse
-from bench.model import Case, Outcome, OutcomeKind, Sample, Trial
+from bench.model import Case, Metric, Outcome, OutcomeKind, Sample, Trial
 from bench.observed import Observed, trial_values
 from bench.result import Result
+
+
+@cache
+def _servers() -> Analysis:
+    return analyse(servers_result())
 
 
 def _row(rows: tuple[Row, ...], metric: str) -> Row:
@@ -93,21 +100,6 @@ def test_emulated_drivers_come_last_whatever_the_suite_says() -> None:
     assert [view.name for view in analyse(turned).drivers] == ["native", "container", "qemu"]
 
 
-def test_the_way_from_spawned_to_ready_has_kernel_and_init_only_where_there_are_any() -> None:
-    ways = {way.driver: dict(way.seconds) for way in analyse(synthetic_result()).milestones}
-    assert list(ways["native"]) == ["ready"]
-    assert list(ways["qemu"]) == ["kernel", "init", "ready"]
-    assert ways["qemu"]["kernel"] < ways["qemu"]["init"] < ways["qemu"]["ready"]
-
-
-def test_the_ready_event_and_the_boot_metric_agree() -> None:
-    analysis = analyse(synthetic_result())
-    for way in analysis.milestones:
-        figure = _cell(analysis, "boot_seconds", way.driver).figure.estimate
-        assert figure is not None
-        assert dict(way.seconds)["ready"] == pytest.approx(figure.value, rel=1e-6)
-
-
 def test_the_same_result_gives_the_same_analysis_whatever_order_its_trials_stand_in() -> None:
     result = synthetic_result()
     turned = replace(result, trials=result.trials[::-1])
@@ -136,6 +128,17 @@ def test_trials_of_another_image_are_a_problem_named_first() -> None:
     result = synthetic_result()
     odd = replace(result, trials=(replace(result.trials[0], image_digest="sha256:00"), *result.trials[1:]))
     assert analyse(odd).cautions[0].severity == "problem"
+
+
+def test_a_driver_with_an_image_of_the_user_s_is_a_warning_and_no_fault_of_the_run() -> None:
+    result = synthetic_result()
+    foreign = tuple(
+        replace(trial, image_digest="sha256:00") if trial.case.driver == "qemu" else trial for trial in result.trials
+    )
+    found = analyse(replace(result, trials=foreign)).cautions
+    (told,) = [caution for caution in found if "the same bits" in caution.message]
+    assert (told.severity, told.subject) == ("warning", "qemu")
+    assert "an image of the user's, sha256:00" in told.message
 
 
 def test_few_trials_name_the_command_that_takes_more() -> None:
@@ -174,7 +177,7 @@ def test_without_the_boot_workload_start_is_missing_and_not_guessed() -> None:
     trials = tuple(trial for trial in result.trials if trial.case.workload != "boot")
     analysis = analyse(replace(result, header=replace(result.header, workloads=workloads), trials=trials))
     assert all(cell.figure.estimate is None for cell in analysis.start[0].cells)
-    assert all(way.seconds for way in analysis.milestones)
+    assert all(way.ready for way in analysis.ways)
 
 
 def test_the_image_of_a_driver_that_lost_its_size_is_missing() -> None:
@@ -209,3 +212,88 @@ def test_the_worst_workload_is_named() -> None:
 def test_a_case_that_was_never_taken_says_so() -> None:
     analysis = analyse(_without(synthetic_result(failed=()), workload="http", driver="qemu"))
     assert _cell(analysis, "requests_per_second", "qemu").figure.missing == "no trial of it was recorded"
+
+
+def test_a_reason_that_a_trial_gives_is_the_one_that_is_shown() -> None:
+    result = synthetic_result()
+    trials = tuple(
+        replace(trial, missing={"memory_cgroup_bytes": "a process has no cgroup of its own"})
+        if trial.case == Case("boot", "native")
+        else trial
+        for trial in result.trials
+    )
+    analysis = analyse(replace(result, trials=trials))
+    assert _cell(analysis, "memory_cgroup_bytes", "native").figure.missing == "a process has no cgroup of its own"
+
+
+def test_metrics_that_nobody_measured_have_no_row() -> None:
+    assert "memory_hypervisor_bytes" not in {row.metric.name for row in analyse(synthetic_result()).rows}
+    assert "memory_hypervisor_bytes" in {row.metric.name for row in _servers().rows}
+
+
+def test_a_study_gives_its_own_rows_and_no_start() -> None:
+    analysis = _servers()
+    assert [row.metric for row in analysis.lifecycle] == list(metrics.LIFECYCLE)
+    assert {row.workload for row in analysis.start} == {"boot", "http"}
+    assert Observed(servers_result()).slowest_start("qemu").detail in ("boot", "http")
+
+
+def test_a_study_that_failed_everywhere_leaves_reasons_and_one_that_was_never_taken_nothing() -> None:
+    cells = {cell.driver: cell for cell in _servers().lifecycle[0].cells}
+    assert "does not resume" in cells["qemu-uefi"].figure.missing
+    assert analyse(_without(servers_result(), workload="lifecycle")).lifecycle == ()
+
+
+def test_a_search_lists_its_attempts_in_the_order_they_were_made() -> None:
+    search = next(one for one in _servers().searches if one.driver == "container")
+    limits = [attempt.limit_bytes for attempt in search.attempts]
+    assert limits[0] == 256 * 1024**2
+    least = min(attempt.limit_bytes for attempt in search.attempts if attempt.completed)
+    assert _cell(_servers(), "minimum_memory_bytes", "container").figure.estimate.value == least
+
+
+def test_the_attempts_of_a_search_that_failed_are_not_shown_as_one() -> None:
+    result = servers_result()
+    failed = tuple(
+        replace(trial, outcome=Outcome(OutcomeKind.FAILED, "stopped")) if trial.case.workload == "minimum" else trial
+        for trial in result.trials
+    )
+    assert analyse(replace(result, trials=failed)).searches == ()
+
+
+def test_instances_that_the_hosts_memory_does_not_show_are_a_caution_with_their_names() -> None:
+    result = servers_result()
+    noise = (0, 900e6, -700e6, 800e6, -900e6)
+    disturbed = tuple(
+        replace(
+            trial,
+            samples=tuple(
+                replace(sample, value=sample.value + noise[sample.round or 0])
+                if sample.metric == "host_used_bytes"
+                else sample
+                for sample in trial.samples
+            ),
+        )
+        if trial.case == Case("density", "container")
+        else trial
+        for trial in result.trials
+    )
+    assert "memory" not in {caution.subject for caution in _servers().cautions}
+    analysis = analyse(replace(result, trials=disturbed))
+    caution = next(caution for caution in analysis.cautions if caution.subject == "memory")
+    assert "instances of container:" in caution.message
+
+
+def test_what_a_study_asks_of_its_payload_is_no_cost_beside_those_of_the_bare_process() -> None:
+    result = servers_result()
+    inside = Metric("inside_bytes", "Used inside", "bytes", "lower", "What the guest says.")
+    workloads = tuple(
+        replace(one, metrics=(inside,)) if one.load == "density" else one for one in result.header.workloads
+    )
+    trials = tuple(
+        replace(one, samples=(*one.samples, Sample("inside_bytes", 3e7))) if one.case.workload == "density" else one
+        for one in result.trials
+    )
+    analysis = analyse(replace(result, header=replace(result.header, workloads=workloads), trials=trials))
+    assert inside not in {row.metric for row in analysis.rows}
+    assert "Used inside" in {line.name for one in analysis.footprints for line in one.beside}

@@ -11,9 +11,11 @@ from synthetic_result import synthetic_result
 
 from bench.analysis import analyse
 from bench.claims import SIDES, Check, Published, Verdict, judge, within_emulation
+from bench.metrics import MINIMUM_MEMORY
+from bench.model import Case, Outcome, OutcomeKind, Sample, Trial
 from bench.observed import Figure
 from bench.published import CLAIMS
-from bench.result import Result
+from bench.result import Result, WorkloadRecord
 from bench.stats import Estimate, counted
 
 AROUND = Published("about 100", 90, 110)
@@ -145,6 +147,59 @@ def test_a_granted_limit_is_shown_and_proves_nothing() -> None:
     check = _verdicts(synthetic_result(), "memory", "container")["memory-granted"]
     assert check.figure.estimate == counted(512 * 1024**2)
     assert check.judgement.verdict is Verdict.UNDEFINED
+
+
+def with_minimum(result: Result, megabytes: dict[str, float]) -> Result:
+    """``result`` with a search for the minimum that found ``megabytes`` for each driver in five trials."""
+    searched = WorkloadRecord("minimum", "Minimum", "The least memory.", "minimum", ())
+    trials = tuple(
+        Trial(
+            index=len(result.trials) + number,
+            block=number % 5,
+            case=Case("minimum", driver),
+            outcome=Outcome(OutcomeKind.OK),
+            image_digest="",
+            samples=(Sample(MINIMUM_MEMORY.name, (size + number % 5) * 1e6),),
+        )
+        for number, (driver, size) in enumerate(pair for pair in megabytes.items() for _ in range(5))
+    )
+    header = replace(result.header, workloads=(*result.header.workloads, searched))
+    return replace(result, header=header, trials=(*result.trials, *trials))
+
+
+def test_without_a_search_for_the_minimum_its_reading_is_undefined() -> None:
+    for side in SIDES:
+        judged = _verdicts(synthetic_result(), "memory", side)["memory-minimum"].judgement
+        assert (judged.verdict, judged.brief) == (Verdict.UNDEFINED, "not measured")
+        assert "looks for the minimum" in judged.reason
+
+
+@pytest.mark.parametrize(
+    ("found", "verdicts"),
+    [
+        ({"qemu": 640, "container": 512}, {"vm": "reproduced", "container": "reproduced", "relation": "reproduced"}),
+        ({"qemu": 76, "container": 2}, {"vm": "refuted", "container": "refuted", "relation": "refuted"}),
+        ({"qemu": 900, "container": 512}, {"vm": "refuted", "container": "reproduced", "relation": "refuted"}),
+    ],
+)
+def test_the_minimum_decides_even_if_it_was_found_on_an_emulated_cpu(
+    found: dict[str, float], verdicts: dict[str, str]
+) -> None:
+    result = with_minimum(synthetic_result(), found)
+    checks = {side: _verdicts(result, "memory", side)["memory-minimum"] for side in SIDES}
+    assert {side: check.judgement.verdict.value for side, check in checks.items()} == verdicts
+    assert checks["vm"].emulated
+
+
+def test_a_search_that_failed_leaves_its_reading_undefined_with_the_reason() -> None:
+    result = with_minimum(synthetic_result(), {"qemu": 76, "container": 2})
+    failed = Outcome(OutcomeKind.FAILED, "it mostly fails with a limit of 536870912 bytes")
+    trials = tuple(
+        replace(trial, outcome=failed) if trial.case == Case("minimum", "qemu") else trial for trial in result.trials
+    )
+    check = _verdicts(replace(result, trials=trials), "memory", "vm")["memory-minimum"]
+    assert check.judgement.verdict is Verdict.UNDEFINED
+    assert "mostly fails" in check.judgement.reason
 
 
 def test_without_a_virtual_server_its_cells_are_undefined_and_the_container_still_decides() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench import stats
@@ -148,3 +148,80 @@ def _ends(found: stats.Estimate) -> tuple[float, float, float]:
     assert found.high is not None
     assert math.isfinite(found.low)
     return found.value, found.low, found.high
+
+
+POINTS = st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e6, 1e6)), min_size=3, max_size=9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(POINTS)
+def test_the_slope_of_one_trial_is_scipys(points: list[tuple[float, float]]) -> None:
+    from scipy.stats import linregress, t
+
+    x, y = np.asarray(points).T
+    assume(np.ptp(x) > 1e-3 and np.ptp(y) > 1e-3)  # of a level line scipy does not know the error
+    ours, theirs = stats.slope([points]), linregress(x, y)
+    assert ours is not None
+    assert ours.standard_error is not None
+    assert ours.value == pytest.approx(theirs.slope, rel=1e-6, abs=1e-6)
+    scale = np.ptp(y) / np.ptp(x) + 1e-9  # scipy loses digits where the fit is all but perfect
+    assert ours.standard_error == pytest.approx(theirs.stderr, rel=1e-5, abs=1e-6 * scale)
+    margin = ours.standard_error * t.ppf(0.975, len(points) - 2)
+    assert (ours.low, ours.high) == pytest.approx((ours.value - margin, ours.value + margin), rel=1e-9, abs=1e-9)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(POINTS, min_size=1, max_size=4))
+def test_the_pooled_slope_is_that_of_a_regression_with_an_intercept_for_each_trial(trials) -> None:
+    x, y = np.asarray([point for points in trials for point in points]).T
+    design = np.zeros((len(x), len(trials) + 1))
+    design[:, 0] = x
+    design[np.arange(len(x)), np.repeat(np.arange(1, len(trials) + 1), [len(points) for points in trials])] = 1
+    assume(np.linalg.cond(design) < 1e6)
+    solution, squares, _, _ = np.linalg.lstsq(design, y, rcond=None)
+    freedom = len(x) - len(trials) - 1
+    assume(squares.size == 1)
+    error = np.sqrt(squares[0] / freedom * np.linalg.inv(design.T @ design)[0, 0])
+    ours = stats.slope(trials)
+    assert ours is not None
+    scale = np.ptp(y) + 1e-9
+    assert ours.value == pytest.approx(solution[0], rel=1e-6, abs=1e-6 * scale)
+    assert ours.standard_error == pytest.approx(error, rel=1e-5, abs=1e-6 * scale)
+    assert (ours.points, ours.trials) == (len(x), len(trials))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(POINTS, min_size=1, max_size=4), st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
+def test_how_high_each_trial_lies_changes_no_slope(trials, heights: list[float]) -> None:
+    assume(any(np.ptp([x for x, _ in points]) > 1 for points in trials))
+    lifted = [[(x, y + heights[place]) for x, y in points] for place, points in enumerate(trials)]
+    plain, other = stats.slope(trials), stats.slope(lifted)
+    assert plain is not None
+    assert other is not None
+    assert other.value == pytest.approx(plain.value, rel=1e-5, abs=1e-3)
+
+
+def test_the_interval_of_a_slope_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator = np.random.default_rng(11)
+    covered = 0
+    for _ in range(400):
+        trials = [[(x, 5.0 * x + height + generator.normal(0, 2)) for x in range(6)] for height in (0, 100, -30)]
+        found = stats.slope(trials)
+        assert found is not None
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 5.0 <= found.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_two_points_have_a_slope_and_no_error() -> None:
+    assert stats.slope([[(0, 1), (2, 5)]]) == stats.Slope(2.0, None, None, None, 2, 1)
+
+
+@pytest.mark.parametrize("trials", [[], [[]], [[(1, 1)]], [[(1, 1), (1, 2)], [(2, 5)]]])
+def test_what_has_no_direction_has_no_slope(trials) -> None:
+    assert stats.slope(trials) is None
+
+
+def test_what_overflows_has_no_slope() -> None:
+    assert stats.slope([[(0, 1e308), (1e-300, -1e308), (2e-300, 0)]]) is None

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from synthetic_result import synthetic_result
+from synthetic_servers import servers_result
 
+from bench import metrics
 from bench.result import Result
 
 NASTY = (
@@ -29,12 +31,27 @@ KEPT = {
     "init",
     "ready",
     "exited",
+    "none",
+    "http",
+    "lifecycle",
+    "density",
+    "minimum",
+    "first answer",
+    *(metric.name for metric in metrics.BUILT_IN),
 }
 
 
 def hostile_result() -> Result:
     """Return the result, spoiled."""
-    result = synthetic_result()
+    return _spoiled_result(synthetic_result())
+
+
+def hostile_servers() -> Result:
+    """Return the result with many virtual servers, spoiled: names of steps, drivers and all."""
+    return _spoiled_result(servers_result())
+
+
+def _spoiled_result(result: Result) -> Result:
     return dataclasses.replace(_spoiled(result), folder=result.folder)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from synthetic_result import synthetic_result
+from synthetic_servers import servers_result
 
 from bench.analysis import analyse
 from bench.store import ResultWriter, read_result
@@ -18,12 +19,13 @@ from reports import html
 ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import hashlib, locale
-from synthetic_result import synthetic_result
+from synthetic_servers import servers_result
 from bench.analysis import analyse
 from reports import html, markdown, table
 locale.setlocale(locale.LC_ALL, "")
-analysis = analyse(synthetic_result())
-for render in (html.render, markdown.render, table.samples_csv, table.summary_csv):
+analysis = analyse(servers_result())
+tables = (table.samples_csv, table.summary_csv, table.steps_csv, table.footprints_csv)
+for render in (html.render, markdown.render, *tables):
     print(hashlib.sha256(render(analysis).encode()).hexdigest())
 """
 
@@ -45,12 +47,12 @@ def test_two_processes_in_different_surroundings_render_the_same_bytes(tmp_path:
     (tmp_path / "matplotlibrc").write_text("font.size: 33\naxes.facecolor: red\n")
     one = _digests(ROOT, PYTHONHASHSEED="1", TZ="UTC", LC_ALL="C")
     other = _digests(tmp_path, PYTHONHASHSEED="4242", TZ="Asia/Seoul", LC_ALL="C.UTF-8", LANG="C.UTF-8")
-    assert len(one.split()) == 4
+    assert len(one.split()) == 6
     assert one == other
 
 
 def test_a_result_written_and_read_again_gives_the_same_report(tmp_path: Path) -> None:
-    result = synthetic_result()
+    result = servers_result()
     with ResultWriter.create(tmp_path / "result", result.header) as writer:
         for trial in result.trials:
             writer.append(trial)

@@ -9,8 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hostile import hostile_result
+from hostile import hostile_result, hostile_servers
 from synthetic_result import synthetic_result
+from synthetic_servers import servers_result
 
 from bench.analysis import analyse
 from reports import html
@@ -42,9 +43,9 @@ def _chromium(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
 
-@pytest.mark.parametrize("result", [synthetic_result(), hostile_result()], ids=["synthetic", "hostile"])
+@pytest.mark.parametrize("result", [hostile_result, servers_result, hostile_servers])
 def test_no_screen_must_be_scrolled_sideways(result, tmp_path: Path) -> None:
-    page = escaping.escape(html.render(analyse(result)))
+    page = escaping.escape(html.render(analyse(result())))
     frames = "".join(f'<iframe width="{width}" height="900" srcdoc="{page}"></iframe>' for width in (360, 800, 1400))
     (tmp_path / "frames.html").write_text(FRAMES.format(frames=frames))
     dom = _chromium(tmp_path, "--dump-dom", f"file://{tmp_path / 'frames.html'}")

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
+from functools import cache
 
-from hostile import hostile_result
+import pytest
+from hostile import hostile_result, hostile_servers
 from synthetic_result import synthetic_result
+from synthetic_servers import servers_result
 
-from bench.analysis import analyse
+from bench.analysis import Analysis, analyse
 from reports import table
+
+
+@cache
+def _servers() -> Analysis:
+    return analyse(servers_result())
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -47,9 +55,36 @@ def test_a_missing_figure_is_empty_with_its_reason() -> None:
     assert row["missing"] == "its trials did not record this metric"
 
 
-def test_no_field_is_a_formula() -> None:
-    analysis = analyse(hostile_result())
-    for text in (table.samples_csv(analysis), table.summary_csv(analysis)):
+ALL = (table.samples_csv, table.summary_csv, table.steps_csv, table.footprints_csv)
+
+
+@pytest.mark.parametrize("result", [hostile_result, hostile_servers])
+def test_no_field_is_a_formula(result) -> None:
+    analysis = analyse(result())
+    for write in ALL:
+        text = write(analysis)
         text.encode()
         fields = [field for row in csv.reader(io.StringIO(text)) for field in row]
         assert not any(field.startswith(("=", "+", "@", "\t", "\r")) for field in fields)
+
+
+def test_the_lengths_of_the_steps_of_a_driver_add_up_to_its_start() -> None:
+    rows = _rows(table.steps_csv(_servers()))
+    for driver in {row["driver"] for row in rows}:
+        mine = [row for row in rows if row["driver"] == driver]
+        ready = next(row for row in mine if (row["mark"], row["name"]) == ("event", "ready"))
+        lengths = [float(row["length_seconds"]) for row in mine if row["length_seconds"]]
+        assert sum(lengths) == pytest.approx(float(ready["begin_seconds"]))
+
+
+def test_parts_and_residue_of_a_footprint_add_up_to_its_total() -> None:
+    rows = _rows(table.footprints_csv(_servers()))
+    for driver in {row["driver"] for row in rows}:
+        mine = [row for row in rows if row["driver"] == driver]
+        total = next(float(row["bytes"]) for row in mine if row["role"] == "total")
+        parts = [float(row["bytes"]) for row in mine if row["role"] in ("part", "residue") and row["bytes"]]
+        assert sum(parts) == pytest.approx(total)
+
+
+def test_tables_of_what_was_not_measured_have_a_head_and_no_rows() -> None:
+    assert table.footprints_csv(analyse(synthetic_result())).count("\n") == 1

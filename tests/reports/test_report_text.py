@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_result import synthetic_result
+from synthetic_servers import servers_result
 
-from bench.analysis import Estimate, Figure, analyse
+from bench.analysis import Analysis, Estimate, Figure, analyse
 from bench.metrics import BOOT, MEMORY_PSS
-from reports import text, wording
+from bench.model import Case
+from reports import headline, text, wording
+
+
+@cache
+def _servers() -> Analysis:
+    return analyse(servers_result())
 
 
 def _figure(value: float, low: float, high: float) -> Figure:
@@ -50,7 +61,7 @@ def test_throughput_is_per_cent_of_native_and_cost_a_factor() -> None:
 
 def test_the_headline_names_a_driver_without_a_figure() -> None:
     failed = tuple(("http", "qemu", block) for block in range(5))
-    sentence = wording.headline(analyse(synthetic_result(failed=failed)))[0]
+    sentence = headline.sentences(analyse(synthetic_result(failed=failed)))[0]
     assert "the container ran at" in sentence
     assert "; the virtual server (emulated) ran at 9." in sentence
     assert sentence.endswith("on cpu, memory and disk, with no figure for http.")
@@ -58,22 +69,69 @@ def test_the_headline_names_a_driver_without_a_figure() -> None:
 
 def test_the_headline_of_a_driver_that_never_started_says_so() -> None:
     failed = tuple((workload, "qemu", block) for workload in ("cpu", "memory", "disk", "http") for block in range(5))
-    sentence = wording.headline(analyse(synthetic_result(failed=failed)))[0]
+    sentence = headline.sentences(analyse(synthetic_result(failed=failed)))[0]
     assert sentence.endswith("; the virtual server (emulated) has no throughput.")
 
 
 def test_the_headline_of_a_bare_process_alone_says_so() -> None:
-    sentence = wording.headline(analyse(synthetic_result(without=("container", "qemu"), failed=())))[0]
+    sentence = headline.sentences(analyse(synthetic_result(without=("container", "qemu"), failed=())))[0]
     assert sentence == "Only the bare process took part, so there is nothing to compare it with."
 
 
 def test_the_headline_without_a_base_says_so() -> None:
-    sentence = wording.headline(analyse(synthetic_result(without=("native",))))[0]
+    sentence = headline.sentences(analyse(synthetic_result(without=("native",))))[0]
     assert sentence == "No bare process took part, so there is no throughput to compare with."
 
 
 def test_the_headline_of_hardware_says_nothing_of_emulation() -> None:
-    assert "mulated" not in " ".join(wording.headline(analyse(synthetic_result(emulated=False))))
+    assert "mulated" not in " ".join(headline.sentences(analyse(synthetic_result(emulated=False))))
+
+
+def test_many_virtual_servers_are_one_party_with_a_range() -> None:
+    first, second, *_ = headline.sentences(_servers())
+    assert re.fullmatch(
+        r"Against a bare process, the container ran at [\d.]+ % and the 6 emulated virtual servers at [\d.]+ % to "
+        r"[\d.]+ % of its throughput \(http\)\.",
+        first.replace("\N{NO-BREAK SPACE}", " "),
+    )
+    assert "6 emulated virtual servers 1.86" in second
+    assert not any(name in first + second for name in ("xen-hvm", "qemu-full"))
+
+
+def test_a_range_says_how_many_have_a_figure() -> None:
+    memory = headline.sentences(_servers())[2]
+    assert memory.startswith("Host memory of an idle instance")
+    assert memory.endswith("(3 of them).")
+
+
+def test_of_many_the_headline_counts_those_without_a_mean() -> None:
+    result = servers_result()
+    trials = tuple(trial for trial in result.trials if trial.case != Case("http", "xen-pv"))
+    sentence = headline.sentences(analyse(replace(result, trials=trials)))[0]
+    assert sentence.endswith("; 1 of them has no figure for some workload.")
+
+
+def test_a_suite_without_throughput_says_so() -> None:
+    result = servers_result()
+    workloads = tuple(one for one in result.header.workloads if one.name != "http")
+    trials = tuple(trial for trial in result.trials if trial.case.workload != "http")
+    analysis = analyse(replace(result, header=replace(result.header, workloads=workloads), trials=trials))
+    assert headline.sentences(analysis)[0].startswith("No workload had a throughput")
+
+
+def test_a_name_that_is_too_long_never_loses_the_mark_of_emulation() -> None:
+    view = next(view for view in analyse(synthetic_result()).drivers if view.emulated)
+    long = replace(view, record=replace(view.record, name="qemu-with-a-very-long-name"))
+    assert wording.label(long, 22) == "qemu-with-… (emulated)"
+
+
+@pytest.mark.parametrize(
+    ("ends", "written"),
+    [((1024.0, 4096.0), "+2.00 KiB (+1.00 to +4.00)"), ((-512.0, 4096.0), "+2.00 KiB (-512 B to +4.00 KiB)")],
+)
+def test_a_residue_has_its_sign(ends: tuple[float, float], written: str) -> None:
+    shown = wording.shown(Figure(Estimate(2048.0, *ends, 3)), wording.signed)
+    assert _plain(shown) == written
 
 
 @given(st.text())
@@ -93,8 +151,6 @@ def test_shortened_text_is_one_line_that_fits(value: str, length: int) -> None:
 
 @given(st.text(alphabet="|\\`*<>&[]()#\n\r x"))
 def test_markdown_text_stays_in_its_cell(value: str) -> None:
-    import re
-
     line = text.markdown(value)
     assert "\n" not in line
     assert "<" not in line
