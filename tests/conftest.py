@@ -18,7 +18,9 @@ from vms.events import LOOP
 from vms.kernel import GuestKernel, find_kernel
 
 REQUIRED = frozenset(filter(None, os.environ.get("ISOMARK_REQUIRE", "").split(",")))
-"""Drivers that may not skip: what .ci/run promises to have tested."""
+"""Drivers that may not skip and labs that may not be left out: what .ci/run promises to have tested."""
+LABS = ("xen", "full")
+"""Markers of what takes minutes."""
 
 
 @pytest.fixture
@@ -62,13 +64,12 @@ def xen_uri() -> Iterator[str]:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is marked xen unless ``-m`` names it, or ISOMARK_REQUIRE demands it."""
-    if "xen" in REQUIRED or "xen" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("xen")]
+    """Leave out what is marked as one of ``LABS`` unless ``-m`` names it, or ISOMARK_REQUIRE demands it."""
+    unwanted = [name for name in LABS if name not in REQUIRED and name not in config.option.markexpr]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in unwanted)]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if not item.get_closest_marker("xen")]
+        items[:] = [item for item in items if item not in left_out]
 
 
 def skip_or_fail(driver: str, reason: str) -> None:

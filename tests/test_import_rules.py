@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("bench", "runtimes", "vms", "reports")
-SHARED = {"bench.channel", "bench.driver", "bench.errors", "bench.journal", "bench.memory", "bench.metrics",
-          "bench.model", "bench.network", "bench.protocol", "bench.state", "bench.units"}  # fmt: skip
+SHARED = {"bench.abilities", "bench.channel", "bench.driver", "bench.errors", "bench.journal", "bench.memory",
+          "bench.metrics", "bench.model", "bench.network", "bench.protocol", "bench.state", "bench.units"}  # fmt: skip
 ALLOWED = {
     "runtimes": SHARED,
     "vms": SHARED,

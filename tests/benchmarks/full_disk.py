@@ -4,8 +4,8 @@
 
 In turns: ``mke2fs -d`` of a tree into a file, and the same into the root partition of a disk that gets its partition
 table, both boot loaders and its EFI partition. Target: at most 1.2. Then the files of a trial: overlay and trial disk,
-or overlay and NoCloud seed. Target: at most 50 ms. Installing the server's packages, which happens once for each
-image, is timed apart and needs root.
+or overlay and NoCloud seed, and UEFI's variables. Target: at most 50 ms. Installing the server's packages, which
+happens once for each image, is timed apart and needs root.
 """
 
 from __future__ import annotations
@@ -19,22 +19,23 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from bench.driver import Launch
 from bench.errors import IsomarkError
-from bench.model import Limits, WorkloadImage
+from bench.model import Image, Limits, WorkloadImage
 from bench.network import example_lease
 from bench.state import state_directory
 from bench.units import GIB, MIB
 from vms.disk import mke2fs_command
+from vms.forms import PAYLOAD, UEFI_CODE, UEFI_VARIABLES
 from vms.full.disk import make_full_disk, write_frame
-from vms.full.seed import payload_files, seed
-from vms.full.trial_disk import write_trial_disk
+from vms.full.firmware import uefi_files
+from vms.guest_files import write_trial
 from vms.kernel import find_kernel
-from vms.qcow2 import write_overlay
 
 SIZE = 17 * GIB
 
@@ -68,24 +69,22 @@ def disks(image: WorkloadImage, folder: Path, rounds: int) -> None:
 
 
 def trials(image: WorkloadImage, folder: Path) -> None:
-    """A trial's own files."""
+    """A trial's own files, as the driver writes them."""
     base = folder / "base"
-    base.touch()
+    base.write_bytes(bytes(510) + b"\x55\xaa")
     os.truncate(base, SIZE)
     launch = Launch("t1", ("/isomark/boot/run",), {"PATH": "/usr/bin"}, Limits(), example_lease())
-    payload = payload_files(image)
-
-    def trial(name: str) -> None:
-        write_overlay(folder / f"{name}.qcow2", base, SIZE)
-        write_trial_disk(folder / f"{name}.trial", launch)
-
-    def cloud(name: str) -> None:
-        write_overlay(folder / f"{name}.cloud", base, SIZE)
-        (folder / f"{name}.seed").write_bytes(seed(launch, payload))
-
-    for title, make in (("trial disk", trial), ("NoCloud seed", cloud)):
-        taken = [timed(lambda make=make, number=number: make(str(number))) for number in range(50)]
-        print(f"overlay and {title:12} {1000 * statistics.median(taken):7.2f} ms (target 50)")
+    code, variables = uefi_files(folder)
+    firmwares: dict[str, dict[str, str]] = {"BIOS": {}, "UEFI": {UEFI_CODE: str(code), UEFI_VARIABLES: str(variables)}}
+    for title, parts in (("trial disk", {}), ("NoCloud seed", {PAYLOAD: str(image.tree)})):
+        for firmware, files in firmwares.items():
+            form = Image("", "", base, None, None, None, parts={**parts, **files})
+            taken = []
+            for number in range(50):
+                own = folder / f"{title}-{firmware}-{number}"
+                own.mkdir()
+                taken.append(timed(partial(write_trial, form, launch, own, PurePosixPath(base))))
+            print(f"overlay, {title:12} {firmware} {1000 * statistics.median(taken):7.2f} ms (target 50)")
 
 
 def server(image: WorkloadImage, folder: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Literal
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import DriverUnavailable, InstanceError, OptionsError
-from vms.domain import Boot, Domain, Nic, Platform, domain_xml
+from vms.domain import Boot, Domain, Firmware, Nic, Platform, domain_xml
 from vms.options import DomainOptions
 from vms.qemu import KERNEL_ARGUMENTS, KVM, QEMU
 from vms.schema import SCHEMA, validate
@@ -22,6 +23,8 @@ PLATFORMS = (QEMU, KVM, XEN_PV, XEN_PVH, XEN_HVM)
 NIC = Nic("iso0000000001", "02:15:0a:d5:00:02")
 BOOT = Boot(PurePosixPath("/s/boot/vmlinux"), PurePosixPath("/s/scratch/initrd"))
 FULL = DomainOptions(guest="full", firmware="bios")
+IMAGE = DomainOptions(guest="image", firmware="bios", image=Path("/srv/cloud.qcow2"))
+UEFI = Firmware(PurePosixPath("/s/boot/OVMF_CODE.fd"), PurePosixPath("/s/scratch/uefi"))
 
 
 def domain(
@@ -67,25 +70,59 @@ def test_a_full_guest_is_the_golden_one_and_valid(platform: Platform) -> None:
     _golden(f"{platform.name}-full", domain_xml(full(platform, replace(FULL, network=network))))
 
 
-def test_a_full_guest_with_uefi_is_the_golden_one_and_valid() -> None:
-    _golden("qemu-full-ovmf", domain_xml(full(QEMU, replace(FULL, firmware="ovmf"))))
+@pytest.mark.parametrize("guest", [FULL, IMAGE], ids=["full", "image"])
+def test_a_guest_with_uefi_is_the_golden_one_and_valid(guest: DomainOptions) -> None:
+    name = f"qemu-{guest.guest}-ovmf"
+    _golden(name, domain_xml(replace(full(QEMU, replace(guest, firmware="ovmf")), firmware=UEFI)))
+
+
+@pytest.mark.parametrize("backing_format", ["raw", "qcow2"])
+def test_a_guest_from_an_image_of_the_user_s_is_the_golden_one_and_valid(
+    backing_format: Literal["raw", "qcow2"],
+) -> None:
+    suffix = "raw" if backing_format == "raw" else "qcow2"
+    guest = replace(full(QEMU, IMAGE), backing_format=backing_format, backing=PurePosixPath(f"/s/disks/user.{suffix}"))
+    _golden(f"qemu-image-{suffix}", domain_xml(guest))
+
+
+def test_libvirt_is_never_left_to_guess_a_format_or_to_choose_a_firmware() -> None:
+    root = ET.fromstring(domain_xml(replace(full(QEMU, IMAGE), backing_format="qcow2", firmware=UEFI)))
+    assert root.find("os[@firmware]") is None
+    assert [loader.text for loader in root.iter("loader")] == [str(UEFI.code)]
+    assert [nvram.text for nvram in root.iter("nvram")] == [str(UEFI.variables)]
+    chain = root.findall("devices/disk/backingStore")
+    assert [element.find("format").attrib for element in chain] == [{"type": "qcow2"}]  # type: ignore[union-attr]
+    assert chain[0].find("backingStore") is not None, "an empty one ends the chain, so QEMU looks for no further file"
+    assert all(driver.get("type") for driver in root.iterfind("devices/disk/driver"))
 
 
 def test_every_option_shows_in_the_golden_guest_that_has_them_all() -> None:
     options = DomainOptions(
-        guest="full", firmware="bios", sockets=1, cores=1, threads=2, pin=("0", "1-2"), cpu="host-model",
+        guest="image", image=Path("/srv/cloud.qcow2"), firmware="bios",
+        sockets=1, cores=1, threads=2, pin=("0", "1-2"), cpu="host-model",
         huge_pages=True,
         balloon="virtio", free_page_reporting=True, disk_bus="scsi", cache="none", io="native", iothreads=1,
         network="network:default", network_model="e1000", machine="pc", virtiofs=Path("/srv/shared"),
     )  # fmt: skip
     assert options.faults() == []
-    _golden("kvm-full-options", domain_xml(full(KVM, options)))
+    _golden("kvm-options", domain_xml(full(KVM, options)))
+
+
+def test_a_guest_without_disk_and_serial_port_is_the_golden_one_and_valid() -> None:
+    options = DomainOptions(root="virtiofs", console="virtio")
+    fitted = QEMU.fit(QEMU, options)
+    xml = domain_xml(replace(domain(fitted, options=options), disk=None, backing=PurePosixPath("/s/scratch/root")))
+    assert "<disk" not in xml
+    assert "<serial" not in xml
+    _golden("qemu-virtiofs", xml)
 
 
 @pytest.mark.parametrize(
     ("options", "word"),
     [
         (DomainOptions(iothreads=2), "iothread"),
+        (DomainOptions(console="virtio"), "virtio-serial"),
+        (DomainOptions(balloon="virtio"), "stats period"),
         (DomainOptions(network="user"), 'type="user"'),
         (DomainOptions(network="none"), ""),
         (DomainOptions(network="network:default"), 'network="default"'),
@@ -108,6 +145,11 @@ def test_an_option_alone_is_valid_too(options: DomainOptions, word: str) -> None
 def test_a_topology_must_multiply_to_the_cpus_granted() -> None:
     with pytest.raises(OptionsError, match=r"limits\.cpus = 2"):
         domain_xml(domain(options=DomainOptions(cores=3)))
+
+
+def test_pins_must_be_as_many_as_the_cpus_granted() -> None:
+    with pytest.raises(OptionsError, match=r"pin: 1 virtual CPUs are not limits\.cpus = 2"):
+        domain_xml(domain(options=DomainOptions(pin=("0",))))
 
 
 def _require_schema() -> None:

@@ -48,6 +48,7 @@ def test_it_has_both_files_and_the_network(tmp_path: Path) -> None:
     card = json.loads(files["network-config"])["ethernets"]["isomark"]
     assert card["addresses"] == ["10.213.0.2/16"]
     assert card["match"] == {"macaddress": example_lease().mac}
+    assert (card["accept-ra"], card["link-local"]) == (False, []), "what nobody sends is not waited for"
 
 
 def test_without_a_lease_nothing_waits_for_an_address() -> None:
@@ -82,10 +83,10 @@ def test_the_payload_is_what_lies_in_the_image(tmp_path: Path) -> None:
     (tmp_path / "isomark/boot").mkdir(parents=True)
     (tmp_path / "isomark/boot/run").write_bytes(b"#!/bin/sh\n")
     image = WorkloadImage("x", "sha256:0", tmp_path, tmp_path, 1, 1, 1)
-    assert payload_files(image) == {"/isomark/boot/run": b"#!/bin/sh\n"}
+    assert payload_files(image.tree) == {"/isomark/boot/run": b"#!/bin/sh\n"}
     (tmp_path / "isomark/large").write_bytes(bytes(PAYLOAD_BYTES))
     with pytest.raises(ImageError, match="larger than 1 MiB"):
-        payload_files(image)
+        payload_files(image.tree)
 
 
 @settings(max_examples=15, deadline=None)

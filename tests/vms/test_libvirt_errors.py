@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +15,7 @@ from conftest import skip_or_fail
 from session_host import session_host
 from small_image import PATH, small_image
 
+from bench.clean import clean
 from bench.driver import Driver, Lab, Launch
 from bench.errors import DriverUnavailable, HostError, InstanceError, UsageError
 from bench.journal import Journal
@@ -162,6 +165,27 @@ def test_a_domain_of_the_same_name_but_somebody_else_s_is_not_touched(driver: Dr
         with pytest.raises(HostError, match="not started by isomark"):
             remove_domain({"uri": "qemu:///system", "uuid": other.UUIDString(), "name": request.name})
         assert other.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    finally:
+        other.destroy()
+        connection.close()
+
+
+def test_a_journal_that_names_a_domain_of_somebody_else_removes_nothing(driver: Driver, tmp_path: Path) -> None:
+    connection = Connection("qemu:///system")
+    other = connection.open().createXML(
+        f"<domain type='qemu'><name>somebody-else-s-{os.getpid()}</name><memory unit='MiB'>64</memory>"
+        "<os><type arch='x86_64'>hvm</type></os><devices/></domain>",
+        libvirt.VIR_DOMAIN_START_PAUSED,
+    )
+    forged = tmp_path / "0badcafe.jsonl"
+    owner = {"id": "0badcafe", "pid": 1, "start_ticks": -1, "boot_id": "another"}
+    what = {"uri": "qemu:///system", "uuid": other.UUIDString(), "name": "iso-0badcafe-0"}
+    forged.write_text(json.dumps({"owner": owner}) + "\n" + json.dumps({"own": 0, "kind": "domain", "what": what}))
+    try:
+        (removal,) = clean(tmp_path)
+        assert "not started by isomark" in removal.fault
+        assert other.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+        assert forged.exists(), "what could not be removed is tried again"
     finally:
         other.destroy()
         connection.close()

@@ -7,6 +7,8 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,8 @@ from vms.connection import Connection
 from vms.driver import LibvirtDriver, qemu
 
 pytestmark = pytest.mark.slow
-GUESTS = int(os.environ.get("ISOMARK_GUESTS", "3"))
 READY_SECONDS = 60.0
+TOGETHER_SECONDS = 400.0
 FIRST = 1
 """Modules are imported and caches filled by the first guest."""
 
@@ -60,32 +62,62 @@ def _checked(lab: Lab) -> Iterator[LibvirtDriver]:
     made.close()
 
 
+@pytest.mark.parametrize("guests", [3, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(900)])])
 def test_guests_one_after_another_leave_nothing(
-    driver: LibvirtDriver, before: dict[str, int], lab: Lab, tmp_path: Path
+    guests: int, driver: LibvirtDriver, before: dict[str, int], lab: Lab, tmp_path: Path
 ) -> None:
     image = driver.build(small_image(tmp_path / "tree"))
     entries = _entries(lab)
     seen = []
     try:
-        for number in range(FIRST + GUESTS):
-            name = f"iso-{lab.journal.owner.id}-m{number}"
-            command = ("/bin/sh", "-c", "echo isomark ready; read line")
-            request = Launch(name, command, PATH, Limits(memory_bytes=256 * 1024**2), None)
-            with driver.start(image, request) as instance:
+        for number in range(FIRST + guests):
+            with driver.start(image, _request(lab, number)) as instance:
                 Dialogue(instance, READY_SECONDS).ready()
             del instance
             seen.append(_held())
-        assert seen[FIRST:] == [seen[FIRST]] * GUESTS, "each leaves what the one before left"
-        address = driver._connection.address
-        driver.close()
-        assert _libvirt_objects() == before
-        assert [thread for thread in threading.enumerate() if thread.name == "libvirt events"] == []
-        assert _entries(lab) == entries
-        assert list(lab.scratch.iterdir()) == []
-        assert _domains(address, lab) == []
+        assert seen[FIRST:] == [seen[FIRST]] * guests, "each leaves what the one before left"
+        _close_and_look(driver, before, lab, entries)
     finally:
         for path in (image.location, image.location.with_suffix(".json")):
             path.unlink(missing_ok=True)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("driver", ["here"], indirect=True)
+def test_eight_guests_at_once_all_become_ready_and_leave_nothing(
+    driver: LibvirtDriver, before: dict[str, int], lab: Lab, tmp_path: Path
+) -> None:
+    image = driver.build(small_image(tmp_path / "tree"))
+    entries = _entries(lab)
+    try:
+        with ExitStack() as running:
+            servers = [running.enter_context(driver.start(image, _request(lab, number))) for number in range(8)]
+            with ThreadPoolExecutor(8) as readers:
+                ready = list(readers.map(lambda server: Dialogue(server, TOGETHER_SECONDS).ready(), servers))
+            spawned = [server.events[0].at_seconds for server in servers]
+            assert max(spawned) < min(ready), "they were all booting at the same time"
+            assert len(_domains(driver._connection.address, lab)) == 8
+            del servers
+        _close_and_look(driver, before, lab, entries)
+    finally:
+        for path in (image.location, image.location.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+
+
+def _request(lab: Lab, number: int) -> Launch:
+    command = ("/bin/sh", "-c", "echo isomark ready; read line")
+    return Launch(f"iso-{lab.journal.owner.id}-m{number}", command, PATH, Limits(memory_bytes=256 * 1024**2), None)
+
+
+def _close_and_look(driver: LibvirtDriver, before: dict[str, int], lab: Lab, entries: list[str]) -> None:
+    address = driver._connection.address
+    driver.close()
+    assert _libvirt_objects() == before
+    assert [thread for thread in threading.enumerate() if thread.name == "libvirt events"] == []
+    assert _entries(lab) == entries
+    assert list(lab.scratch.iterdir()) == []
+    assert _domains(address, lab) == []
 
 
 def _held() -> tuple[int, int, dict[str, int]]:

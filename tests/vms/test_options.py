@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from bench.errors import OptionsError
 from bench.lab import open_lab
 from bench.suite import parse_suite
 from vms.options import DEFAULTS, DomainOptions, parse_options
+from vms.qemu import QEMU
 
 SUITE = """\
 name = "mine"
@@ -43,8 +45,8 @@ def test_no_options_are_the_defaults() -> None:
 
 def test_every_option_is_explained() -> None:
     assert DomainOptions.__doc__ is not None
-    missing = [name for name in vars(DEFAULTS) if name not in DomainOptions.__doc__]
-    assert missing == []
+    heads = re.findall(r"^    ([a-z][a-z_, ]*) \([^)]+\): \S", DomainOptions.__doc__, re.MULTILINE)
+    assert {name for head in heads for name in head.split(", ")} == vars(DEFAULTS).keys()
 
 
 def test_options_arrive_as_they_are_written() -> None:
@@ -65,10 +67,15 @@ def test_options_arrive_as_they_are_written() -> None:
         ({"guest": "full"}, "firmware"),
         ({"disk_bus": "sata"}, "disk_bus"),
         ({"network_model": "e1000"}, "network_model"),
+        ({"guest": "full", "firmware": "bios", "disk_bus": "sata"}, "disk_bus"),
+        ({"guest": "full", "firmware": "bios", "network_model": "e1000"}, "network_model"),
+        ({"pin": ["0", "one"]}, "pin"),
         ({"network": "bridge:"}, "network"),
         ({"network": "somewhere"}, "network"),
         ({"virtiofs": "srv"}, "virtiofs"),
         ({"iothreads": 65}, "iothreads"),
+        ({"guest": "full", "firmware": "bios", "root": "virtiofs"}, "root"),
+        ({"guest": "full", "firmware": "bios", "console": "virtio"}, "console"),
         ({"threads": -1}, "sockets"),
     ],
 )
@@ -86,6 +93,39 @@ def test_xen_refuses_what_it_has_nothing_for(lab: Lab) -> None:
     driver.configured({"network": "bridge:xenbr0"}).close()
 
 
+@pytest.mark.parametrize(
+    ("table", "key"),
+    [({"threads": 2}, "threads"), ({"cpu": "host-passthrough"}, "cpu"), ({"machine": "microvm"}, "machine")],
+)
+def test_an_emulated_cpu_refuses_what_it_would_not_show(lab: Lab, table: dict[str, object], key: str) -> None:
+    driver = load_driver("qemu", lab)
+    assert isinstance(driver, Configurable)
+    with pytest.raises(OptionsError, match=f"{key}: this driver has no"):
+        driver.configured(table)
+
+
+def test_a_root_on_virtiofs_needs_the_guests_host_to_be_this_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ISOMARK_LIBVIRT_URI", "qemu+tcp://elsewhere/system")
+    driver = load_driver("qemu", lab)
+    assert isinstance(driver, Configurable)
+    with pytest.raises(OptionsError, match=r"root: .* not at qemu\+tcp://elsewhere"):
+        driver.configured({"root": "virtiofs"})
+
+
+@pytest.mark.parametrize(
+    ("table", "modules"),
+    [
+        ({}, {"virtio_pci", "virtio_blk", "virtio_net"}),
+        ({"network": "none"}, {"virtio_pci", "virtio_blk"}),
+        ({"root": "virtiofs"}, {"virtio_pci", "virtiofs", "overlay", "virtio_net"}),
+        ({"balloon": "virtio", "virtiofs": "/srv"},
+         {"virtio_pci", "virtio_blk", "virtiofs", "virtio_net", "virtio_balloon"}),
+    ],
+)  # fmt: skip
+def test_a_guest_loads_what_its_devices_need_and_no_more(table: dict[str, object], modules: set[str]) -> None:
+    assert set(QEMU.fit(QEMU, parse_options(table)).modules) == modules
+
+
 def test_a_driver_of_others_takes_no_options(lab: Lab) -> None:
     assert not isinstance(load_driver("native", lab), Configurable)
     with pytest.raises(OptionsError, match="native takes no options"):
@@ -95,7 +135,7 @@ def test_a_driver_of_others_takes_no_options(lab: Lab) -> None:
 def test_every_fault_of_a_suite_s_options_is_told_with_its_line(lab: Lab) -> None:
     suite = parse_suite(SUITE, "mine.toml")
     with pytest.raises(OptionsError) as caught:
-        choose_drivers(suite.drivers, lab, suite.options)
+        choose_drivers(suite.drivers, lab, suite.configurations)
     told = suite.refused(caught.value)
     assert [fault.partition(": ")[0] for fault in told.faults] == ["line 13", "line 8", "line 9"]
     assert "options.qemu.cache" in told.faults[1]

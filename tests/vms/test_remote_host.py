@@ -14,6 +14,7 @@ import pytest
 from session_host import SessionHost, session_host
 from small_image import PATH, small_image
 
+from bench.abilities import OwnDisk
 from bench.clean import clean
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Lab, Launch
@@ -77,7 +78,8 @@ def shared(remote: SessionHost) -> list[str]:
     ("uri", "remote"),
     [("qemu:///system", False), ("qemu:///session", False), ("xen:///system", False), ("qemu+ssh://host/system", True),
      ("xen+tcp://127.0.0.1:99/system", True), ("qemu+tls://host/system", True),
-     ("qemu+unix:///system?socket=/x", False), ("test:///default", False)],
+     ("qemu+unix:///system?socket=/x", False), ("test:///default", False), ("qemu+ext:///system?command=/x", True),
+     ("qemu+ssh://[::1/system", False)],
 )  # fmt: skip
 def test_a_host_in_the_uri_makes_it_remote(uri: str, remote: bool) -> None:
     assert is_remote(uri) is remote
@@ -93,6 +95,9 @@ def test_a_guest_starts_from_uploaded_files_answers_and_tells_what_it_costs(
         assert reading.pss_bytes is None, "what cannot be read is missing"
         assert reading.hypervisor_bytes is not None
         assert 10 * 1024**2 < reading.hypervisor_bytes < 2 * MEMORY
+        assert isinstance(instance, OwnDisk)
+        own = [remote.home / "pool" / name for name in remote.volumes() if name.startswith("iso-")]
+        assert 0 < instance.own_disk_bytes() <= sum(path.stat().st_blocks * 512 for path in own) < 64 * 1024**2
         instance.send("hello")
         texts = [line.text for line in instance.lines(READY_SECONDS)]
     assert "got hello" in texts

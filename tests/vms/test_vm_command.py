@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from conftest import skip_or_fail
 from session_host import SessionHost, session_host
 from small_image import PATH, small_image
 
@@ -119,6 +121,52 @@ def test_the_console_is_taken_answers_and_is_left(
         driver.close()
         for path in (image.location, image.location.with_suffix(".json")):
             path.unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+def test_the_console_of_a_guest_that_a_trial_of_this_host_holds_can_be_looked_at(lab: Lab, tmp_path: Path) -> None:
+    driver = qemu(lab)
+    try:
+        driver.check()
+    except DriverUnavailable as error:
+        driver.close()
+        skip_or_fail("qemu", error.message)
+    image = driver.build(small_image(tmp_path / "tree"))
+    name = f"iso-{lab.journal.owner.id}-t{next(names)}"
+    script = "echo isomark ready; while read line; do echo got $line; done"
+    request = Launch(name, ("/bin/sh", "-c", script), PATH, Limits(memory_bytes=256 * 1024**2), None)
+    try:
+        with ExitStack() as undo:
+            with driver.start(image, request) as instance:
+                Dialogue(instance, HANG_SECONDS).ready()
+                lookers = [undo.enter_context(_looking(name)) for _ in range(2)]
+                for looker in lookers:
+                    _read_until(looker, "isomark ready")  # the lines before it came
+                instance.send("hello")
+                assert "got hello" in next(line.text for line in instance.lines(HANG_SECONDS))
+                for looker in lookers:
+                    _read_until(looker, "got hello")
+                lookers[0].kill()
+                instance.send("again")
+                assert "got again" in next(line.text for line in instance.lines(HANG_SECONDS))
+                _read_until(lookers[1], "got again")
+                assert not lookers[1].poll()
+            assert lookers[1].wait(HANG_SECONDS) == 0, "it ends with the guest"
+    finally:
+        driver.close()
+        for path in (image.location, image.location.with_suffix(".json")):
+            path.unlink(missing_ok=True)
+
+
+def _looking(name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "bench.cli", "vm", "console", name]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+
+def _read_until(looker: subprocess.Popen[str], word: str) -> None:
+    """Read what ``looker`` prints up to the line with ``word``; the test's time-out is its limit."""
+    assert looker.stdout is not None
+    assert any(word in line for line in looker.stdout), f"{word} was not shown"
 
 
 def _typed(arguments: list[str], uri: str, keys: bytes, until: str) -> str:

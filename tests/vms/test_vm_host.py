@@ -17,11 +17,12 @@ from bench.state import state_directory
 from vms import host, proof
 from vms.access import blocked_directory, may_use
 from vms.checks import findings
-from vms.connection import Connection, User, hint_for, told
+from vms.connection import Connection, User, told
 from vms.console import ConsoleListener
 from vms.kernel import GuestKernel, find_kernel
 from vms.log import last_words, remove_log
 from vms.process import cgroup_bytes, family, find_hypervisors
+from vms.remedies import hint_for
 
 STRANGER = User(64999, 64999)
 
@@ -123,7 +124,7 @@ def test_a_path_too_long_for_a_socket_is_told_with_a_remedy(folder: Path) -> Non
 def test_the_console_tells_who_opened_it_and_leaves_no_socket(folder: Path) -> None:
     with ConsoleListener(folder / "console", None) as listener, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(folder / "console"))
-        fd, pid = listener.accept()
+        fd, pid, _ = listener.accept()
         os.close(fd)
     assert pid == os.getpid()
     assert list(folder.iterdir()) == []

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from living_image import live, living_image
 from small_image import PATH, small_image
 
+from bench import metrics
 from bench.dialogue import Dialogue
 from bench.driver import Lab, Launch
 from bench.drivers import load_driver
-from bench.model import Limits
+from bench.model import Limits, OutcomeKind
 from vms.connection import Connection
 from vms.driver import LibvirtDriver
 from vms.volumes import POOL
@@ -72,6 +74,22 @@ def test_a_guest_ends_when_asked(driver: LibvirtDriver, lab: Lab, xen_uri: str, 
         Dialogue(instance, HANG_SECONDS).ready()
         assert instance.stop(HANG_SECONDS)
     _left_nothing(xen_uri, name)
+
+
+def test_a_guest_is_taken_through_what_xen_can_do(
+    driver: LibvirtDriver, lab: Lab, xen_uri: str, tmp_path: Path
+) -> None:
+    if driver.name == "xen-hvm":
+        pytest.skip("takes minutes more and says the same")
+    trial = live(driver, driver.build(living_image(tmp_path / "tree")), lab, HANG_SECONDS)
+    assert trial.outcome.kind is OutcomeKind.OK, trial.outcome
+    taken = {sample.metric: sample.value for sample in trial.samples}
+    print(f"{driver.name}, emulated:", ", ".join(f"{name} {value:.2f}" for name, value in taken.items()))
+    expected = {*metrics.LIFECYCLE, metrics.CHANNEL_DELAY} - {metrics.SNAPSHOT, metrics.REBOOT}
+    assert taken.keys() == {metric.name for metric in expected}
+    assert trial.missing.keys() == {metrics.SNAPSHOT.name, metrics.REBOOT.name}
+    assert [event.name for event in trial.events] == ["spawned", "kernel", "init", "ready", "exited"]
+    _left_nothing(xen_uri, f"iso-{lab.journal.owner.id}")
 
 
 def _left_nothing(uri: str, name: str) -> None:

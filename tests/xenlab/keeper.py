@@ -71,13 +71,14 @@ def down(state: Path) -> bool:
         HostError: it does not end, or something cannot be removed.
     """
     with _alone(state):
-        was = running(state) is not None
-        if was:
+        uri = running(state)
+        if uri is not None:
             _end(_read(state)[0])
-        faults = [removal.fault for removal in clean(journal_directory(state)) if removal.fault]
+        removals = clean(journal_directory(state), gone=[] if uri is None else [uri])
+        faults = [removal.fault for removal in removals if removal.fault]
         if faults:
             raise HostError(f"not everything could be removed: {'; '.join(faults)}", hint="isomark clean")
-        return was
+        return uri is not None
 
 
 def running(state: Path) -> str | None:
