@@ -88,3 +88,12 @@ class Housed(Protocol):
         Raises:
             InstanceError: the hypervisor does not tell.
         """
+
+
+@runtime_checkable
+class OnHugePages(Protocol):
+    """A driver whose instances may have their memory on huge pages; others need no such property."""
+
+    @property
+    def on_huge_pages(self) -> bool:
+        """Whether they have it there now, so that it takes none of the host's ordinary memory."""

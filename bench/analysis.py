@@ -181,7 +181,7 @@ def analyse(result: Result) -> Analysis:
         throughput=tuple(found for found in own if found.metric.direction == "higher"),
         costs=tuple(found for found in own if found.metric.direction == "lower"),
         start=(
-            *table(observed, names, idle, (metrics.BOOT, metrics.CHANNEL_DELAY)),
+            *table(observed, names, idle, (metrics.BOOT, metrics.CHANNEL_DELAY), known=(metrics.BOOT_CPU,)),
             *by_load("http", metrics.FIRST_ANSWER),
         ),
         ways=_ways(observed, names),

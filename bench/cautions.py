@@ -51,7 +51,7 @@ def cautions(result: Result, observed: Observed, footprints: Sequence[Footprint]
         *_few_trials(result, observed),
         *_wide_intervals(result, observed),
         *_late_channel(observed),
-        *_disturbed_memory(footprints),
+        *_disturbed_memory(observed, footprints),
         *(Caution(note.severity, note.subject, note.message, note.remedy) for note in result.header.notices),
     ]
     order = {"problem": 0, "warning": 1, "note": 2}
@@ -169,14 +169,22 @@ def _late_channel(observed: Observed) -> Iterator[Caution]:
                 yield Caution("note", driver, message, "subtract the channel delay, which stands beside the start")
 
 
-def _disturbed_memory(footprints: Sequence[Footprint]) -> Iterator[Caution]:
-    """Name the drivers whose instances are not seen in the host's memory: its total may as well not grow with them."""
+def _disturbed_memory(observed: Observed, footprints: Sequence[Footprint]) -> Iterator[Caution]:
+    """Name the drivers whose instances are not seen in the host's memory: its total may as well not grow with them.
+
+    A single trial has no interval to judge by, which ``_few_trials`` says; that the host shrank it can tell.
+    """
     totals = [(one.driver, one.total.figure.estimate) for one in footprints if one.total is not None]
-    hidden = [driver for driver, total in totals if total is not None and total.low is not None and total.low <= 0]
+    hidden = [
+        driver
+        for driver, total in totals
+        if total is not None and (total.value if total.low is None else total.low) <= 0
+    ]
     if hidden:
         message = (
-            f"The host's memory did not grow clearly with the instances of {', '.join(hidden)}: others there took "
-            "or freed more than they did, so the total of their reconciled memory says little."
+            f"The host's memory did not grow clearly with the instances of {', '.join(hidden)}: the trials are too few "
+            "for what others there took and freed, so the total of their reconciled memory says little. The total "
+            "without other processes stands below the residue."
         )
-        remedy = "quiet the host; the total without other processes stands below the residue"
+        remedy = "quiet the host, then " + repeat_command(observed.header, ENOUGH_TRIALS)
         yield Caution("warning", "memory", message, remedy)

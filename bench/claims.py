@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, Protocol
 
 from bench.observed import Figure, Observed
@@ -61,7 +61,8 @@ class Definition:
     """One reading of a claim, tested on ``sides`` of the table.
 
     ``undecidable`` says why no figure could decide it, though ``measure`` may still give one to show. ``emulation`` is
-    what an emulated CPU does to this reading, unless it is what the claim says.
+    what an emulated CPU does to this reading, unless it is what the claim says. ``driver`` is the only one that is
+    meant on the virtual server's side, where not any will do.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Definition:
     undecidable: str = ""
     sides: tuple[Side, ...] = SIDES
     emulation: Emulation | None = None
+    driver: str = ""
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ def within_emulation(judgement: Judgement, below: str, emulation: Emulation) -> 
 
 
 def _reading(claim: Claim, definition: Definition, subject: Subject) -> Reading:
+    if definition.driver:
+        subject = replace(subject, vm=subject.observed.drivers.get(definition.driver))
     checks = (_check(claim, definition, side, subject) if side in definition.sides else None for side in SIDES)
     return Reading(definition, tuple(checks))
 
@@ -216,10 +220,12 @@ def _figure(definition: Definition, side: Side, subject: Subject) -> Figure:
     if definition.measure is None:
         return Figure(None, definition.undecidable)
     if subject.vm is None and side != "container":
-        return Figure(None, "no virtual server took part")
+        who = f"no {definition.driver}" if definition.driver else "no virtual server"
+        return Figure(None, f"{who} took part")
     if subject.container is None and side != "vm":
         return Figure(None, "no container took part")
     drivers = {"vm": (subject.vm,), "container": (subject.container,), "relation": (subject.vm, subject.container)}[
         side
     ]
-    return definition.measure(subject.observed, *(driver.name for driver in drivers if driver is not None))
+    figure = definition.measure(subject.observed, *(driver.name for driver in drivers if driver is not None))
+    return replace(figure, detail=definition.driver) if definition.driver and figure.estimate else figure

@@ -81,7 +81,7 @@ def prepare(
         image_compressed_bytes=image.compressed_bytes,
         image_unpacked_bytes=image.unpacked_bytes,
         image_packages=image.packages,
-        identity=identity(suite, image, records),
+        identity=identity(suite, workloads, image, records),
         conditions=conditions(state),
         notices=tuple(Notice(f.subject, f.severity, f.message, f.remedy) for f in findings if f.severity != "ok"),
     )

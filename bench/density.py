@@ -11,7 +11,7 @@ from typing import Final
 
 from bench import host_memory, ksm, metrics
 from bench import memory_metrics as memory
-from bench.abilities import Ballooned, House, Housed
+from bench.abilities import Ballooned, House, Housed, OnHugePages
 from bench.dialogue import Dialogue
 from bench.driver import Instance
 from bench.errors import HostError, InstanceError
@@ -23,6 +23,7 @@ from bench.units import format_bytes
 _KSM: Final = (memory.KSM_SAVED, memory.KSM_HOST_SAVED, memory.KSM_SHARED, memory.KSM_SHARING, memory.KSM_PROFIT)
 _HOSTS_OWN: Final = "only a virtual server is asked: elsewhere /proc/meminfo is the host's"
 _NO_BALLOON: Final = 'libvirt does not tell: the guest has no balloon (balloon = "virtio"), or no driver for it'
+_NO_PSS: Final = "an instance has no proportional set size: nobody can divide the huge pages that processes share"
 _ELSEWHERE: Final = "the instances' memory is not this kernel's"
 
 
@@ -77,9 +78,13 @@ def _count(setting: Setting) -> int:
 def _require_room(setting: Setting) -> None:
     """Check that all instances fit, should each use what it is granted.
 
+    Of huge pages, which were reserved beforehand, each start sees for itself whether there are enough.
+
     Raises:
         HostError: they do not.
     """
+    if isinstance(setting.driver, OnHugePages) and setting.driver.on_huge_pages:
+        return
     count, granted = _count(setting), setting.plan.limits.memory_bytes
     house = _house(setting)
     free = host_memory.available_bytes() if house is None else house.free_bytes
@@ -185,7 +190,7 @@ def _merge(setting: Setting, record: Record, running: Sequence[_Running]) -> Non
         record.lacks(reason, memory.KSM_SAVED, memory.KSM_HOST_SAVED)
         _add_counters(record, len(running))
         return
-    pss, used = _pss_bytes(running), host_memory.read_host()[memory.HOST_USED]
+    before, used = _pss_bytes(running), host_memory.read_host()[memory.HOST_USED]
     with ksm.merging(setting.lab.journal):
         begun = time.monotonic()
         reason = ksm.await_scans()
@@ -193,14 +198,21 @@ def _merge(setting: Setting, record: Record, running: Sequence[_Running]) -> Non
         if reason:
             record.lacks(reason, *_KSM)
             return
-        record.add(memory.KSM_SAVED, (pss - _pss_bytes(running)) / len(running), len(running))
-        after = host_memory.read_host()[memory.HOST_USED]
-        record.add(memory.KSM_HOST_SAVED, (used - after) / len(running), len(running))
+        after = _pss_bytes(running)
+        if before is None or after is None:
+            record.lacks(_NO_PSS, memory.KSM_SAVED)
+        else:
+            record.add(memory.KSM_SAVED, (before - after) / len(running), len(running))
+        now = host_memory.read_host()[memory.HOST_USED]
+        record.add(memory.KSM_HOST_SAVED, (used - now) / len(running), len(running))
         _add_counters(record, len(running))
 
 
-def _pss_bytes(running: Sequence[_Running]) -> int:
-    return sum(one.memory().pss_bytes or 0 for one in running)
+def _pss_bytes(running: Sequence[_Running]) -> int | None:
+    """The sum over the instances; ``None`` where one of them has no such figure."""
+    found = [one.memory().pss_bytes for one in running]
+    told = [size for size in found if size is not None]
+    return sum(told) if len(told) == len(found) else None
 
 
 def _add_counters(record: Record, count: int) -> None:

@@ -24,12 +24,14 @@ def require_drivers(names: Sequence[str], configurations: Mapping[str, Configura
 
     Raises:
         UsageError: one is not; the nearest name is offered.
-        OptionsError: a variant has the name of a driver, or is one of a driver that is not there.
+        OptionsError: a variant has the name of a driver, or options are for a driver that is not there.
     """
     installed = driver_entry_points()
     faults: list[tuple[str, str]] = []
     for name, configuration in configurations.items():
         if configuration.driver == name:
+            if name not in installed:
+                faults.append((name, f"there is no driver {name!r}"))
             continue
         if name in installed:
             faults.append((f"{name}.{DRIVER}", f"{name} is a driver itself; a variant needs another name"))

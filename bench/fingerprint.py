@@ -11,16 +11,19 @@ from typing import Final
 
 import psutil
 
-from bench.model import WorkloadImage
+from bench.model import Workload, WorkloadImage
 from bench.result import DriverRecord
 from bench.suite import Suite
 
 CPU: Final = Path("/sys/devices/system/cpu")
 
 
-def identity(suite: Suite, image: WorkloadImage, drivers: Sequence[DriverRecord]) -> dict[str, str]:
+def identity(
+    suite: Suite, workloads: Sequence[Workload], image: WorkloadImage, drivers: Sequence[DriverRecord]
+) -> dict[str, str]:
     """What must be equal: the work asked for, the bits, the drivers, the machine."""
-    work = (suite.workloads, suite.rounds, suite.warmup_rounds, suite.round_seconds, suite.limits)
+    loads = tuple((workload.name, workload.load, workload.instances) for workload in workloads)
+    work = (loads, suite.rounds, suite.warmup_rounds, suite.round_seconds, suite.limits)
     facts = {
         "work": hashlib.sha256(repr(work).encode()).hexdigest()[:16],
         "image": image.digest,

@@ -1,8 +1,8 @@
 """What one more idle instance costs the host's memory: the slope over their number, reconciled with where it went.
 
 Every trial of a density workload has readings with none, one, two … instances running. Each quantity is read as a
-series over that number, and its slope is fitted over all trials at once (``stats.slope``). The residue is fitted to
-what the parts leave of the total at each reading: parts and residue add up, and the residue has an error of its own.
+series over that number; a slope is fitted in each trial and their mean is the figure (``stats.slope``). The residue is
+fitted to what the parts leave of the total at each reading: parts and residue add up, and it has an error of its own.
 """
 
 from __future__ import annotations
@@ -156,6 +156,7 @@ _HERE: Final = (
         of_instances(memory_metrics.MEMORY_SHMEM),
         _OTHERS,
         _UNMAPPED,
+        of_host(memory_metrics.HOST_HUGE_PAGES),
         of_host(memory_metrics.HOST_SWAPPED),
         of_host(memory_metrics.HOST_PAGE_TABLES),
         of_host(memory_metrics.HOST_KERNEL_STACKS),

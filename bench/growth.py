@@ -69,7 +69,7 @@ def less(name: str, definition: str, whole: Quantity, *parts: Quantity) -> Quant
 
 
 class Growth:
-    """Slopes over all ``trials`` of one case, at least one."""
+    """Mean slopes over the ``trials`` of one case, at least one."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         self._all = [Readings(trial) for trial in trials]

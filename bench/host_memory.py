@@ -30,9 +30,11 @@ Account = Mapping[str, int]
 
 
 def read_meminfo(path: Path = MEMINFO) -> Account:
-    """Return the fields of /proc/meminfo in bytes; those that are no sizes (HugePages_Total) are left out."""
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0].rstrip(":"): int(row[1]) * KIB for row in rows if row[2:] == ["kB"]}
+    """Return the fields of /proc/meminfo in bytes; those that count huge pages (HugePages_Free) too."""
+    rows = [line.replace(":", " ").split() for line in path.read_text().splitlines()]
+    sizes = {row[0]: int(row[1]) * KIB for row in rows if row[2:] == ["kB"]}
+    huge = {row[0]: int(row[1]) * sizes["Hugepagesize"] for row in rows if row[0].startswith("HugePages_")}
+    return sizes | huge
 
 
 def cpu_lists_bytes(path: Path = ZONEINFO) -> int:
@@ -101,10 +103,18 @@ def _figures(account: Account) -> Mapping[Metric, float]:
 
 
 _FORMULAS: Final[Mapping[Metric, Callable[[Account], float]]] = {
-    metrics.HOST_USED: lambda a: a["MemTotal"] - a["MemAvailable"] + a["SwapTotal"] - a["SwapFree"] - a[CPU_LISTS],
-    metrics.HOST_USED_FREE: lambda a: (
-        a["MemTotal"] - a["MemFree"] - a["Buffers"] - (a["Cached"] - a["Shmem"]) - a["SReclaimable"]
+    metrics.HOST_USED: lambda a: (
+        a["MemTotal"] - a["MemAvailable"] + a["SwapTotal"] - a["SwapFree"] - a[CPU_LISTS] - a.get("HugePages_Free", 0)
     ),
+    metrics.HOST_USED_FREE: lambda a: (
+        a["MemTotal"]
+        - a["MemFree"]
+        - a["Buffers"]
+        - (a["Cached"] - a["Shmem"])
+        - a["SReclaimable"]
+        - a.get("HugePages_Free", 0)
+    ),
+    metrics.HOST_HUGE_PAGES: lambda a: a["Hugetlb"] - a["HugePages_Free"],
     metrics.HOST_CPU_LISTS: lambda a: a[CPU_LISTS],
     metrics.HOST_ANONYMOUS: lambda a: a["AnonPages"],
     metrics.HOST_SHMEM: lambda a: a["Shmem"],

@@ -89,16 +89,19 @@ def merging(journal: Journal, directory: Path = DIRECTORY) -> Iterator[None]:
 
 
 def await_scans(directory: Path = DIRECTORY, seconds: float = SCAN_SECONDS) -> str:
-    """Wait until KSM has passed over all mergeable memory; return why it has not, empty if it has."""
+    """Wait until KSM has passed over all mergeable memory; return why it has not, empty if it has.
+
+    That there is none is noticed early where the kernel counts the pages that it scans.
+    """
     begun = time.monotonic()
     first = _number(directory, "full_scans")
-    moved, seen = begun, (first, _number(directory, "pages_scanned"))
+    moved, seen = begun, _scanned(directory)
     while (now := time.monotonic()) < begun + seconds:
         time.sleep(_POLL_SECONDS)
-        found = _number(directory, "full_scans"), _number(directory, "pages_scanned")
-        if found[0] >= first + SCANS:
+        if _number(directory, "full_scans") >= first + SCANS:
             return ""
-        if found != seen:
+        found = _scanned(directory)
+        if found is None or found != seen:
             moved, seen = now, found
         elif now > moved + _IDLE_SECONDS:
             return "KSM finds nothing to merge: no process offers its memory (madvise(2), MADV_MERGEABLE)"
@@ -127,6 +130,11 @@ def _read(directory: Path, name: str) -> str:
     """The file's text; of a choice like ``[none] scan-time`` what is chosen."""
     text = (directory / name).read_text().strip()
     return text.partition("[")[2].partition("]")[0] if "[" in text else text
+
+
+def _scanned(directory: Path) -> int | None:
+    """How many pages were looked at so far; ``None`` before Linux 6.6."""
+    return _number(directory, "pages_scanned") if (directory / "pages_scanned").exists() else None
 
 
 def _number(directory: Path, name: str) -> int:

@@ -29,8 +29,8 @@ HOST_USED: Final = _host(
     "used",
     "Host memory in use",
     "MemTotal - MemAvailable + SwapTotal - SwapFree of the host's /proc/meminfo (proc(5)), less the free pages on the "
-    "CPUs' own lists: what is in use and could not be had without swapping. Page cache and reclaimable slab count as "
-    "available.",
+    "CPUs' own lists and the free huge pages (HugePages_Free): what is in use and could not be had without swapping. "
+    "Page cache and reclaimable slab count as available.",
 )
 HOST_CPU_LISTS: Final = _host(
     "cpu_lists",
@@ -41,12 +41,18 @@ HOST_CPU_LISTS: Final = _host(
 HOST_USED_FREE: Final = _host(
     "used_free",
     "Host memory in use, by what is free",
-    "MemTotal - MemFree - Buffers - (Cached - Shmem) - SReclaimable of the host's /proc/meminfo: the same question, "
-    "asked without the kernel's estimate of what is available. Without swap.",
+    "MemTotal - MemFree - Buffers - (Cached - Shmem) - SReclaimable of the host's /proc/meminfo, less the free huge "
+    "pages: the same question, asked without the kernel's estimate of what is available. Without swap.",
 )
 HOST_ANONYMOUS: Final = _host("anonymous", "Anonymous memory", "AnonPages of the host's /proc/meminfo.")
 HOST_SHMEM: Final = _host(
     "shmem", "Shared memory and tmpfs", "Shmem of the host's /proc/meminfo: shared anonymous memory, memfd and tmpfs."
+)
+HOST_HUGE_PAGES: Final = _host(
+    "huge_pages",
+    "Huge pages in use",
+    "Hugetlb - HugePages_Free * Hugepagesize of the host's /proc/meminfo: what of the huge pages that were reserved on "
+    "the host holds a guest's memory, or that of others. Huge pages of another size than Hugepagesize count as in use.",
 )
 HOST_SWAPPED: Final = _host("swapped", "Swapped out", "SwapTotal - SwapFree of the host's /proc/meminfo.")
 HOST_PAGE_TABLES: Final = _host(
@@ -172,6 +178,7 @@ DENSITY: Final[tuple[Metric, ...]] = (
     HOST_CPU_LISTS,
     HOST_ANONYMOUS,
     HOST_SHMEM,
+    HOST_HUGE_PAGES,
     HOST_SWAPPED,
     HOST_PAGE_TABLES,
     HOST_KERNEL_STACKS,

@@ -44,16 +44,19 @@ METHOD: Final[tuple[tuple[str, str, str], ...]] = (
         "slope",
         "For each instance",
         "The host's memory is read with none, one, two … identical idle instances running, and a straight line fitted "
-        "to it by least squares: one slope over all trials, with an intercept for each trial. The interval is "
-        "Student's. The residue is fitted likewise to what the parts leave at each reading, so it has an interval of "
-        "its own, and parts and residue add up to the total.",
+        "to it by least squares, in each trial by itself. The figure is the mean of the trials' slopes and the "
+        "interval Student's over them, since the readings of one trial build on each other; with one trial there is "
+        "none. The residue is fitted likewise to what the parts leave at each reading, so it has an interval of its "
+        "own, and parts and residue add up to the total.",
     ),
     (
         "emulated",
         "Emulated",
         "The virtual server's CPU was emulated in software (QEMU's TCG), or that of the machine which its hypervisor "
         "itself runs in, because no hypervisor with hardware support could boot a guest. Its speed says nothing about "
-        "a virtual server on hardware, so it is shown and never ranked, and no claim rests on it.",
+        "a virtual server on hardware, so it is shown and never ranked, and no claim "
+        "rests on it. The sizes of images do not depend on the CPU, and memory that emulation only adds to can still "
+        "refute a claim from below.",
     ),
 )
 """Anchor, title, definition."""

@@ -11,6 +11,9 @@ from typing import Final
 from bench.memory_metrics import DENSITY
 from bench.model import Metric
 
+ANSWER: Final = "first answer"
+"""The step at which an instance has answered over the network, and what reports call it."""
+
 BOOT: Final = Metric(
     name="boot_seconds",
     title="Start to ready",
@@ -57,7 +60,8 @@ FIRST_ANSWER: Final = Metric(
         "From the instant before the driver is asked to start the instance (event spawned) to the host reading the "
         "first byte of the answer to one HTTP request, which it sends on reading the payload's line 'ready', from "
         "where the load comes from; on the host's CLOCK_MONOTONIC. What it adds to start to ready is the way to ready "
-        "and back over both channel and network. Missing for workloads that serve nothing."
+        "and back over both channel and network, and making the socket (for instances on the lab's network in a thread "
+        "that enters its namespace, a fraction of a millisecond). Missing for workloads that serve nothing."
     ),
 )
 MEMORY_PSS: Final = Metric(
@@ -175,7 +179,8 @@ MINIMUM_MEMORY: Final = Metric(
     definition=(
         "The smallest limit on memory with which an instance still completes: it becomes ready, answers a first "
         "request, answers a round of load by wrk as in the workload http without one error, and ends by itself when "
-        "told to. Virtual server: the limit is the memory of its machine, so its kernel, initramfs and file cache "
+        "told to (a virtual server with status 0; a container's status is not looked at). "
+        "Virtual server: the limit is the memory of its machine, so its kernel, initramfs and file cache "
         "have to fit into it. Container: the limit of its memory cgroup without swap, so the host's kernel is outside "
         "it, and files of the image that the host has cached for somebody else are not charged to it. Does not "
         "complete: out of memory, a panic, an end, an error, a start that is refused although one with a limit that "

@@ -217,13 +217,13 @@ def trial_values(trial: Trial) -> dict[str, float]:
 
 
 def _idle_workloads(workloads: Sequence[WorkloadRecord]) -> tuple[str, ...]:
-    """The workload that start and idle memory are taken from: ``boot``, else one without load, else all but studies."""
+    """The workload of start and idle memory: ``boot``, else the first without load, else the first not a study."""
     names = [workload.name for workload in workloads if workload.load not in STUDIES]
     without_load = [workload.name for workload in workloads if workload.load == "none"]
     for choice in ([name for name in names if name == IDLE_WORKLOAD], without_load[:1]):
         if choice:
             return tuple(choice)
-    return tuple(names)
+    return tuple(names[:1])
 
 
 def _figure(estimate: Estimate | None, otherwise: str, detail: str = "") -> Figure:

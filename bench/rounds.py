@@ -18,8 +18,6 @@ from bench.setting import Record, Setting
 PINGS: Final = 9
 SETTLE_SECONDS: Final = 0.3
 QUIT_SECONDS: Final = 5.0
-ANSWER: Final = "first answer"
-"""The step at which the instance has answered over the network."""
 
 
 def measure(setting: Setting, record: Record) -> None:
@@ -99,7 +97,7 @@ def await_answer(setting: Setting, record: Record, launch: Launch) -> None:
     address, port = http_target(setting, record)
     network = setting.lab.network if launch.lease is not None else None
     at = first_answer(address, port, setting.plan.timeout_seconds, network)
-    record.steps.append(Step(ANSWER, at))
+    record.steps.append(Step(metrics.ANSWER, at))
     spawned = next(event.at_seconds for event in record.events if event.name == "spawned")
     record.add(metrics.FIRST_ANSWER, at - spawned)
 

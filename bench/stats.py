@@ -40,17 +40,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Slope:
-    """A straight line's slope by least squares, with its standard error and 95 % confidence interval.
+    """The mean of the slopes that ``trials`` have, with its standard error and 95 % confidence interval.
 
-    ``standard_error``, ``low`` and ``high`` are ``None`` where there are no more points than the lines have parameters.
-    ``points`` is what it was fitted to, in ``trials`` groups.
+    ``standard_error``, ``low`` and ``high`` are ``None`` where a single trial leaves no spread to judge by.
     """
 
     value: float
     standard_error: float | None
     low: float | None
     high: float | None
-    points: int
     trials: int
 
     @property
@@ -117,30 +115,34 @@ def mean_ratio(groups: Sequence[Sequence[Pair]], seed: int) -> Estimate | None:
 
 
 def slope(trials: Sequence[Sequence[tuple[float, float]]]) -> Slope | None:
-    """Fit one slope to the points (x, y) of all ``trials`` by least squares; each trial's line has a height of its own.
+    """Fit a slope to the points (x, y) of each trial by least squares, and return the mean of these slopes.
 
-    Each trial's points are taken relative to their mean, which is the same as an intercept for each; those intercepts
-    are counted among the parameters (Wooldridge 2020, section 14-1). The interval is Student's, and holds if the
-    points' deviations are independent and alike. ``None`` where no two points of a trial differ in x, or it overflows.
+    The interval is Student's over the trials' slopes. How far the points lie from their line is no measure of it:
+    each reading builds on the one before, and so does its error, which a regression over all points takes for
+    independent (the summary measures of Matthews et al. 1990, BMJ 300, 230). Trials without two points that differ in
+    x have no slope and do not count. ``None`` where none is left, or it overflows.
     """
-    groups = [np.asarray(points, dtype=float) for points in trials if len(points)]
-    if not groups:
-        return None
     with np.errstate(all="ignore"):  # what overflows is found below, and is no figure
-        x, y = np.concatenate([group - group.mean(axis=0) for group in groups]).T
-        spread = float(x @ x)
-        if spread <= 0:
+        found = np.asarray([fitted for points in trials if (fitted := _slope(points)) is not None])
+        if not len(found):
             return None
-        value = float(x @ y) / spread
-        deviations = y - value * x
-        freedom = len(x) - len(groups) - 1
-        if freedom < 1:
-            return Slope(value, None, None, None, len(x), len(groups)) if np.isfinite(value) else None
-        error = float(np.sqrt(deviations @ deviations / freedom / spread))
-    if not (np.isfinite(value) and np.isfinite(error)):
+        value = float(found.mean())
+        error = float(found.std(ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
+    if not np.isfinite([value, error or 0.0]).all():
         return None
-    margin = error * _student(freedom)
-    return Slope(value, error, value - margin, value + margin, len(x), len(groups))
+    if error is None:
+        return Slope(value, None, None, None, 1)
+    margin = error * _student(len(found) - 1)
+    return Slope(value, error, value - margin, value + margin, len(found))
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> float | None:
+    """The slope of the line through one trial's points; ``None`` where no two differ in x."""
+    if not len(points):
+        return None
+    x, y = (np.asarray(points, dtype=float) - np.mean(points, axis=0)).T
+    spread = float(x @ x)
+    return float(x @ y) / spread if spread > 0 else None
 
 
 def _student(freedom: int) -> float:

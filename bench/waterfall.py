@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 from typing import Final
 
+from bench.metrics import ANSWER
 from bench.model import Trial
 from bench.observed import Observed
 from bench.stats import Estimate
 
-ANSWER: Final = "first answer"
 MOST_MARKS: Final = 80
 """A guest may claim other steps in every trial; of more than this, those that most trials had are shown."""
 ONE_BY_ONE: Final = 16

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from bench import toml
+from bench import metrics, toml
 from bench.errors import SuiteError
 from bench.model import Direction, Load, Metric, Workload
 from bench.names import require_known
@@ -26,21 +26,26 @@ PATH_VARIABLE = "ISOMARK_WORKLOADS"
 _SERVING = {"http", "minimum"}
 """Loads that ask the payload something over the network."""
 
+_TAKEN = frozenset(metric.name for metric in metrics.BUILT_IN)
+"""What isomark measures itself: a payload that reported it would forge it."""
+
 UNIT_SUFFIXES = ("_seconds", "_bytes", "_ratio", "_per_second")
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,23}$")]
 
 
-def _with_unit(name: str) -> str:
+def _own_with_unit(name: str) -> str:
     if not name.endswith(UNIT_SUFFIXES):
         raise ValueError(f"a metric's name ends in its unit: {', '.join(UNIT_SUFFIXES)}")
+    if name in _TAKEN:
+        raise ValueError(f"{name} is a metric that isomark measures itself")
     return name
 
 
 class _MetricFile(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_with_unit)]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$"), AfterValidator(_own_with_unit)]
     title: str = Field(min_length=1)
     unit: str = Field(min_length=1)
     direction: Direction

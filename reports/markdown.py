@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from bench.analysis import SIDES, Analysis, Cell, Check, Estimate, Figure, Row
+from bench.metrics import ANSWER
 from bench.units import format_seconds
 from reports import footprints
 from reports.headline import sentences
@@ -70,7 +71,7 @@ def _ways(analysis: Analysis) -> Iterator[str]:
         return
     yield "### Step by step"
     yield "Median time since spawned; every step is in report.html and steps.csv."
-    rows = [["Driver", *(name for name, _ in PHASES), "first answer"]]
+    rows = [["Driver", *(name for name, _ in PHASES), ANSWER]]
     for way in analysis.ways:
         at = {mark.name: mark.begin for mark in way.marks if mark.is_event}
         answers = [f"{_seconds(answer.begin)} ({markdown(answer.workload)})" for answer in way.answers]

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from bench.analysis import Analysis, Cell, Estimate, Row
+from bench.metrics import ANSWER
 from reports.text import spreadsheet
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def steps(analysis: Analysis) -> pd.DataFrame:
             rows.append((*who, way.workload, kind, mark.name, begin.trials, *_numbers(begin), mark.length_seconds))
         for answer in way.answers:
             begin = answer.begin
-            rows.append((*who, answer.workload, "answer", "first answer", begin.trials, *_numbers(begin), None))
+            rows.append((*who, answer.workload, "answer", ANSWER, begin.trials, *_numbers(begin), None))
     frame = pd.DataFrame(rows, columns=STEP_COLUMNS)
     return frame.astype(dict.fromkeys(("begin_seconds", "low", "high", "length_seconds"), "Float64"))
 

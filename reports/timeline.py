@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from bench.metrics import ANSWER
 from reports import svg
 from reports.canvas import GAP, LANE, Canvas, Group, Lane
 from reports.lanes import bar_scale, is_drawable
@@ -48,7 +49,7 @@ def logarithmic(ways: Sequence[WayLane], names: Sequence[str]) -> Figure:
     drawn = [time for time in times if is_drawable(time)] or [1.0]
     left, right = max(min(drawn), max(drawn) / WIDEST) / 1.5, max(drawn) * 1.3
     canvas.scale(left, right, log=True, write=short_seconds, title="time since spawned, logarithmic")
-    _key(canvas, [*names, *(["first answer"] if any(is_drawable(way.answer) for way in ways) else [])])
+    _key(canvas, [*names, *([ANSWER] if any(is_drawable(way.answer) for way in ways) else [])])
     for way, (_, y) in zip(ways, canvas.places, strict=True):
         _bar(canvas, way, y, left, 0.0)
         for begin in way.begins:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from bench.analysis import Answer, Figure, Mark, Stretch, Way
+from bench.metrics import ANSWER
 from bench.model import EventName
 from bench.units import format_seconds
 from reports.text import shorten
@@ -82,7 +83,7 @@ def _line(way: Way, stretch: Stretch, ends: dict[str, float]) -> WayLine:
 def _answers(way: Way) -> Iterator[WayLine]:
     for answer in way.answers:
         yield WayLine(
-            name="first answer",
+            name=ANSWER,
             is_event=True,
             begin=_seconds(Figure(answer.begin)),
             length=DASH,

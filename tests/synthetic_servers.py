@@ -165,8 +165,9 @@ def _life(driver: str, start: float, noise: random.Random) -> Iterator[Sample]:
 def _density(driver: str, start: float, noise: random.Random) -> Iterator[Sample]:
     each = MEMORY[driver] * MIB
     elsewhere = driver.startswith("xen")
-    shares = {"host_anonymous": 0.85, "host_shmem": 0.0, "host_page_tables": 0.01, "host_kernel_stacks": 0.001,
-              "host_slab": 0.03, "host_percpu": 0.002, "host_vmalloc": 0.004, "host_swapped": 0.0}  # fmt: skip
+    shares = {"host_anonymous": 0.85, "host_shmem": 0.0, "host_huge_pages": 0.0, "host_page_tables": 0.01,
+              "host_kernel_stacks": 0.001, "host_slab": 0.03, "host_percpu": 0.002, "host_vmalloc": 0.004,
+              "host_swapped": 0.0}  # fmt: skip
     for count in range(INSTANCES + 1):
         used = each * count * noise.gauss(1, 0.01)
         if elsewhere:

@@ -27,10 +27,10 @@ def keep(directory: Path, name: str, make: Callable[[], bytes]) -> Path:
 
 
 @contextmanager
-def making(path: Path) -> Iterator[Path | None]:
+def making(path: Path, mode: int = 0o644) -> Iterator[Path | None]:
     """Offer a temporary name to write ``path`` under, or ``None`` if another process has made it meanwhile.
 
-    One process at a time makes it. When the block ends well the file is flushed and takes its name;
+    One process at a time makes it. When the block ends well the file gets ``mode``, is flushed and takes its name;
     what a killed process left under the temporary name is overwritten by the next.
 
     Raises:
@@ -46,7 +46,7 @@ def making(path: Path) -> Iterator[Path | None]:
             temporary.unlink(missing_ok=True)
             try:
                 yield temporary
-                _settle(temporary, path)
+                _settle(temporary, path, mode)
             finally:
                 temporary.unlink(missing_ok=True)
     except OSError as error:
@@ -66,9 +66,9 @@ def _locked(directory: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _settle(temporary: Path, path: Path) -> None:
+def _settle(temporary: Path, path: Path, mode: int) -> None:
     """Flush ``temporary``, then give it its name, then flush the name (rename(2), fsync(2))."""
-    temporary.chmod(0o644)
+    temporary.chmod(mode)
     for name in (temporary, path.parent):
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -6,15 +6,12 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from bench.errors import InstanceError
 from vms.connection import User
 
-CONNECT_SECONDS: Final = 10.0
 _MAX_PATH_BYTES: Final = 107
 """sun_path without its final NUL (unix(7))."""
 
@@ -42,33 +39,21 @@ class ConsoleListener:
             self.close()
             raise
 
-    def accept(self) -> tuple[int, int, float]:
-        """Wait for QEMU to open the console.
-
-        Return its descriptor, the pid of the QEMU (SO_PEERCRED, unix(7)), and when it came, on CLOCK_MONOTONIC.
+    def accept(self) -> tuple[socket.socket, float]:
+        """Wait until QEMU opens the console, or for ``give_up``; return it, and when it came, on CLOCK_MONOTONIC.
 
         Raises:
-            InstanceError: nobody connected.
+            InstanceError: it was given up.
         """
-        self._socket.settimeout(CONNECT_SECONDS)
         try:
             peer, _ = self._socket.accept()
-        except TimeoutError as error:
-            raise InstanceError("the hypervisor did not open the guest's console") from error
         except OSError as error:
             raise InstanceError("the hypervisor never started") from error
-        connected = time.monotonic()
-        pid, _, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        return peer.detach(), pid, connected
+        return peer, time.monotonic()
 
-    @contextmanager
-    def given_up_on_error(self) -> Iterator[None]:
-        """Have a thread that waits in ``accept`` give up when the block fails."""
-        try:
-            yield
-        except BaseException:
-            self._socket.shutdown(socket.SHUT_RDWR)
-            raise
+    def give_up(self) -> None:
+        """Have a thread that waits in ``accept`` return; nobody can connect any more."""
+        self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Stop listening and remove the socket; idempotent."""
@@ -80,3 +65,9 @@ class ConsoleListener:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def peer_pid(peer: socket.socket) -> int:
+    """The process at the other end (SO_PEERCRED, unix(7))."""
+    pid: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    return pid

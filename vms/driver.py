@@ -20,7 +20,7 @@ from bench.journal import Entry
 from bench.model import Image, Kind, Step, WorkloadImage
 from bench.network import Lease
 from vms import host, proof
-from vms.connection import Connection, User, is_remote, told, uri
+from vms.connection import Connection, User, is_remote, shown, told, uri
 from vms.description import describe
 from vms.disk import ROOM_BYTES
 from vms.domain import Domain, Nic, Platform, domain_xml
@@ -58,7 +58,6 @@ __all__ = [
 ]
 
 LAY_OUT: Final = "make its disk"
-PLATFORMS: Final = (QEMU, KVM, XEN_PV, XEN_PVH, XEN_HVM)
 
 
 def qemu(lab: Lab) -> LibvirtDriver:
@@ -118,7 +117,8 @@ class LibvirtDriver:
         if faults := self._platform.unsupported.faults(parsed):
             raise OptionsError(faults)
         if parsed.root == "virtiofs" and not self._is_process:
-            raise OptionsError([("root", f"the image's directory is on this host, not at {self._connection.address}")])
+            elsewhere = shown(self._connection.address, self._connection.address)
+            raise OptionsError([("root", f"the image's directory is on this host, not at {elsewhere}")])
         if parsed.image is not None:
             try:
                 inspect_image(parsed.image)
@@ -138,6 +138,7 @@ class LibvirtDriver:
         if self._options.huge_pages:
             require_huge_pages(self._connection, 1)
         if self._is_process:
+            host.require_giving_to(self._user)
             host.require_open_directories(self._user, self._lab.state, self._lab.scratch)
             if self._platform.domain_type == "kvm":
                 proof.require_kvm(self._lab, kernel)
@@ -198,6 +199,11 @@ class LibvirtDriver:
             InstanceError: libvirt does not tell.
         """
         return None if self._is_process else read_house(self._connection, xen=not self._platform.is_qemu)
+
+    @property
+    def on_huge_pages(self) -> bool:
+        """Whether the guests' memory is on huge pages."""
+        return self._options.huge_pages
 
     def close(self) -> None:
         """See the last domains off and close the connection; idempotent."""

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final, Protocol
 
 from bench.driver import Lab, Launch
+from bench.errors import HostError
 from bench.model import Image
 from bench.units import MIB
 from vms.connection import Connection, User
@@ -19,6 +20,7 @@ from vms.forms import FORMAT, INITRAMFS, KERNEL, PAYLOAD, TREE, UEFI_CODE, UEFI_
 from vms.full.seed import payload_files, write_seed
 from vms.full.trial_disk import write_trial_disk
 from vms.full.user_image import inspect_image
+from vms.host import GIVING_REMEDY
 from vms.initramfs import trial_archive, write_initrd
 from vms.qcow2 import Format, write_overlay
 from vms.shared_root import share_read_only
@@ -91,11 +93,16 @@ class LocalFiles:
         """Let QEMU's user open a user's image, which is nobody's else to read; all others are here for everybody.
 
         Raises:
-            OSError: it cannot be given away.
+            HostError: it cannot be given away.
         """
         user = self._user() if PAYLOAD in image.parts else None
         if user is not None:
-            os.chown(image.location, user.uid, user.gid)
+            try:
+                os.chown(image.location, user.uid, user.gid)
+            except OSError as error:
+                raise HostError(
+                    f"cannot give {image.location} to QEMU's user {user.uid}: {error.strerror}", hint=GIVING_REMEDY
+                ) from error
 
     def lay_out(self, image: Image, launch: Launch, undo: ExitStack) -> GuestFiles:
         """Write overlay, initrd or seed, and UEFI's variables into a folder of the trial.
@@ -107,11 +114,9 @@ class LocalFiles:
         """
         folder = self._lab.scratch / launch.name
         folder.mkdir(mode=0o711)
-        undo.callback(shutil.rmtree, folder, ignore_errors=True)
-        user = self._user()
+        undo.callback(_remove, folder)
         for path in write_trial(image, launch, folder, PurePosixPath(image.location)):
-            if user is not None:
-                os.chown(path, user.uid, user.gid)
+            self._hand_over(path)
         if TREE in image.parts:
             share_read_only(image.location, folder / ROOT, undo)
         return places(image, PurePosixPath(folder))
@@ -124,9 +129,14 @@ class LocalFiles:
         """
         path = self._lab.scratch / launch.name / name
         write(path)
+        self._hand_over(path)
+        return PurePosixPath(path)
+
+    def _hand_over(self, path: Path) -> None:
+        """Make it QEMU's user's, and nobody else's: a guest's memory and disk hold its secrets."""
+        path.chmod(0o600)
         if (user := self._user()) is not None:
             os.chown(path, user.uid, user.gid)
-        return PurePosixPath(path)
 
     def allocated_bytes(self, files: GuestFiles) -> int:
         """The blocks that the file system has allocated (stat(2)).
@@ -135,6 +145,22 @@ class LocalFiles:
             OSError: they are gone.
         """
         return sum(os.stat(path).st_blocks * 512 for path in files.own)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a trial's folder, and never what is mounted in it.
+
+    Raises:
+        HostError: something still is.
+    """
+    try:
+        (folder / ROOT).rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        message = f"{folder / ROOT} is not free: {error.strerror}"
+        raise HostError(message, hint="umount it, then isomark clean") from error
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class RemoteFiles:

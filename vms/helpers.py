@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 CGROUPS: Final = Path("/sys/fs/cgroup")
+_DOMAIN_GROUP: Final = re.compile(r"(machine-)?(qemu|lxc)(-|\\x2d)\d+(-|\\x2d)")
 _SHARES: Final = b"vhost-user-fs"
 """On the command line of a QEMU that has such a daemon."""
 
@@ -19,12 +21,21 @@ def helpers(pid: int, cgroups: Path = CGROUPS, proc: Path = Path("/proc")) -> li
     found: set[int] = set()  # of version 1 not every hierarchy has them all
     for line in (proc / str(pid) / "cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
-        group = _own_group(PurePosixPath(path.lstrip("/")))
+        group = domain_group(path)
         # version 2 is mounted on its own, or beside version 1 where that has the controllers
         for root in (cgroups / controllers,) if controllers else (cgroups / "unified", cgroups):
             if group is not None and (root / group).is_dir():
                 found |= _members(root / group)
     return sorted(found - {pid})
+
+
+def domain_group(path: str) -> PurePosixPath | None:
+    """The part of a process's cgroup ``path`` that is a domain's: machine/qemu-1-NAME.libvirt-qemu, or systemd's scope.
+
+    ``None`` where libvirt made it no group of its own.
+    """
+    whole = PurePosixPath(path.lstrip("/"))
+    return next((group for group in (whole, *whole.parents) if _DOMAIN_GROUP.match(group.name)), None)
 
 
 def is_sharing(pid: int, proc: Path = Path("/proc")) -> bool:
@@ -34,12 +45,6 @@ def is_sharing(pid: int, proc: Path = Path("/proc")) -> bool:
         FileNotFoundError, ProcessLookupError: it ended.
     """
     return _SHARES in (proc / str(pid) / "cmdline").read_bytes()
-
-
-def _own_group(path: PurePosixPath) -> PurePosixPath | None:
-    """The part of ``path`` that is one domain's: machine/qemu-1-NAME.libvirt-qemu, or systemd's scope of that kind."""
-    named = [group for group in (path, *path.parents) if "qemu" in group.name]
-    return named[-1] if named else None
 
 
 def _members(group: Path) -> set[int]:

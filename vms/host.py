@@ -28,6 +28,7 @@ EMULATORS: Final = ("qemu-system-x86_64",)
 _QEMU_USERS: Final = ("libvirt-qemu", "qemu")
 """Whom Debian's and Fedora's libvirt run QEMU as."""
 
+GIVING_REMEDY: Final = "run as root, or set ISOMARK_LIBVIRT_URI=qemu:///session, whose QEMU is yours"
 KvmState = Literal["missing", "closed", "open"]
 KVM_REMEDY: Final = "chown root:kvm /dev/kvm && chmod 660 /dev/kvm && usermod -aG kvm libvirt-qemu"
 MISSING_KVM: Final = "there is no /dev/kvm: the kernel found no hardware virtualisation"
@@ -76,6 +77,18 @@ def require_usable_kvm(*, required: bool) -> None:
             raise DriverUnavailable(MISSING_KVM, hint=f"{MISSING_KVM_REMEDY}; the driver qemu needs none")
         case "closed":
             raise DriverUnavailable(CLOSED_KVM, hint=KVM_REMEDY)
+
+
+def require_giving_to(user: User | None) -> None:
+    """Check that files can be made those of QEMU's ``user`` (chown(2)).
+
+    Raises:
+        DriverUnavailable: they cannot.
+    """
+    if user is not None and os.geteuid() not in {0, user.uid}:
+        raise DriverUnavailable(
+            f"libvirt runs QEMU as user {user.uid}, whom only root can give a guest's files", hint=GIVING_REMEDY
+        )
 
 
 def require_open_directories(user: User | None, *directories: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -23,11 +22,13 @@ from bench.channel import Channel
 from bench.errors import InstanceError
 from bench.model import Line
 from vms.connection import Connection, told
+from vms.deadline import T, begin, in_time
 from vms.domain import Domain, Platform
 from vms.instance import END_SECONDS, VirtualServer
 from vms.options import DomainOptions
 from vms.qcow2 import write_overlay
 from vms.qemu import press_ctrl_alt_del
+from vms.removal import is_process_here, kill_hypervisors
 from vms.running import Place, Running
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class ManagedServer(VirtualServer):
         address: str | None,
         own_disk_bytes: Callable[[], int],
     ) -> None:
-        super().__init__(channel, running.life, running.handle, ask_to_end, address, own_disk_bytes)
+        super().__init__(channel, running.life, running.handle, self._patiently(ask_to_end), address, own_disk_bytes)
         self._around = surroundings
         self._saved: PurePosixPath | None = None
         self._overlays = [surroundings.domain.disk]
@@ -95,7 +96,7 @@ class ManagedServer(VirtualServer):
 
     @property
     def verbs(self) -> Mapping[Verb, Callable[[], float]]:
-        """What it can do."""
+        """What it can do, each within ``vms.deadline.CALL_SECONDS``; a hypervisor that hangs longer is killed."""
         able: dict[Verb, Callable[[], float]] = {"suspend": self._suspend, "resume": self._resume}
         without = self.lacks
         if "save" not in without:
@@ -104,7 +105,7 @@ class ManagedServer(VirtualServer):
             able["snapshot"] = self._snapshot
         if "reboot" not in without:
             able["reboot"] = self._reboot
-        return able
+        return {verb: partial(self._in_time, f"{verb} the guest", call) for verb, call in able.items()}
 
     @property
     def lacks(self) -> Mapping[Verb, str]:
@@ -118,14 +119,25 @@ class ManagedServer(VirtualServer):
         """
         for line in super().lines(timeout_seconds):
             if self._starts_again and isinstance(protocol.parse(line.text), protocol.Init):
-                self._let_reboots(again=False)
+                self._in_time("end the guest at its next reboot", partial(self._let_reboots, again=False))
             yield line
 
     def stop(self, timeout_seconds: float) -> bool:
         """Ask the guest to end the payload and power off; return whether it ended in time."""
         if self._starts_again and not self._life.wait(0):
-            self._let_reboots(again=False)
+            self._in_time("end the guest at its next reboot", partial(self._let_reboots, again=False))
         return super().stop(timeout_seconds)
+
+    def _patiently(self, ask: AskToEnd) -> AskToEnd:
+        return lambda domain: self._in_time("ask the guest to end", partial(ask, domain))
+
+    def _in_time(self, what: str, call: Callable[[], T]) -> T:
+        return in_time(what, call, self._give_up, self._channel.tail)
+
+    def _give_up(self) -> None:
+        """Kill the hypervisor, which ends libvirt's waiting for it; one that is being restored has but its UUID yet."""
+        if is_process_here(self._around.connection.address):
+            kill_hypervisors(self._around.domain.uuid)
 
     def _suspend(self) -> float:
         with told("libvirt cannot suspend the guest"):
@@ -140,8 +152,8 @@ class ManagedServer(VirtualServer):
     def _save(self) -> float:
         """Libvirt's call returns late where process 1 is slow to reap the hypervisor, so its end is seen by itself."""
         self._saved = self._saved or self._around.add_file(SAVED, Path.touch)
-        with ThreadPoolExecutor(1) as thread, told("libvirt cannot save the guest"):
-            saving = thread.submit(self._domain.save, str(self._saved))
+        with told("libvirt cannot save the guest"):
+            saving = begin(partial(self._domain.save, str(self._saved)))
             while not (ended := self._life.wait(NOTICE_SECONDS)) and not saving.done():
                 continue
             if not ended:

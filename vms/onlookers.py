@@ -17,6 +17,7 @@ from xml.etree import ElementTree as ET
 
 from bench.channel import Channel
 from bench.errors import InstanceError
+from vms.connection import is_remote, shown
 from vms.stream import weakly
 
 _NAME: Final = "look"
@@ -91,19 +92,26 @@ class Onlookers:
 
 
 @contextmanager
-def looking(description: str) -> Iterator[Iterator[bytes] | None]:
+def looking(description: str, address: str) -> Iterator[Iterator[bytes] | None]:
     """Give the lines, each with its end, that the guest of domain XML ``description`` prints until it ends.
+
+    ``address`` is the libvirt URI that the XML is of.
 
     ``None``: its console is none that a trial of this host holds.
 
     Raises:
-        InstanceError: its trial has ended, or is another user's.
+        InstanceError: its trial has ended, or is another user's or host's.
     """
     source = ET.fromstring(description).find("devices//source[@mode='connect'][@path]")
     if source is None:
         yield None
         return
-    path = Path(source.get("path", "")).with_name(_NAME)
+    if is_remote(address):  # the path is one of that host, which this one may have too
+        raise InstanceError(
+            f"its console is a socket of the host of {shown(address, address)}",
+            hint="isomark vm console on that host shows it",
+        )
+    path = Path(source.get("path", "")).parent / _NAME
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
         try:
             door.connect(os.fspath(path))

@@ -48,7 +48,7 @@ class DomainOptions:
     cache (writeback): as a container's files do, reads go through the host's page cache and writes reach the device
         at fsync. ``none`` makes every guest read its programs from the device at each boot.
     io (threads): works with every cache mode. ``native`` needs ``none`` or ``directsync``; ``io_uring`` a new kernel.
-    iothreads (0): a thread for the disk pays off with several busy disks; a guest with one CPU gains little and
+    iothreads (0): a thread for the disk (1) pays off with several busy disks; a guest with one CPU gains little and
         costs one more thread.
     network (lab): the lab's bridge, which containers hang on too. ``network:NAME`` is one of libvirt's,
         ``bridge:NAME`` a bridge of the host, ``user`` QEMU's own in user mode (slow), ``none`` none.
@@ -129,7 +129,14 @@ class DomainOptions:
                 not all(map(_CPUS.fullmatch, self.pin)),
                 'CPUs of the host for each virtual one, like ["2", "3-4"]',
             ),
-            "iothreads": (not 0 <= self.iothreads <= 64, "from 0 to 64"),
+            "iothreads": (
+                self.iothreads not in ({0} if self.disk_bus == "sata" or self.root != "disk" else {0, 1}),
+                "0, or 1 where there is a disk on virtio or scsi",
+            ),
+            "cache": (
+                self.root != "disk" and (self.cache, self.io) != (DEFAULTS.cache, DEFAULTS.io),
+                'needs root = "disk", as io does',
+            ),
             "sockets": (min(self.sockets, self.cores, self.threads) < 0, "not below 0"),
         }
         return [(key, reason) for key, (wrong, reason) in rules.items() if wrong]

@@ -12,6 +12,7 @@ from vms.kernel import GuestKernel, find_kernel
 from vms.modules import load_order
 from vms.options import DomainOptions
 from vms.schema import load_schema
+from vms.sharing import require_sharing
 
 
 def require_parts(state: Path, platform: Platform, options: DomainOptions, *, here: bool) -> GuestKernel:
@@ -23,6 +24,7 @@ def require_parts(state: Path, platform: Platform, options: DomainOptions, *, he
     host.require_programs(() if here else host.EMULATORS)
     if here:
         host.require_usable_kvm(required=platform.domain_type == "kvm")
+        require_sharing(options)
     kernel = find_kernel(state)
     if options.guest == "direct":
         load_order(kernel.modules, platform.modules)

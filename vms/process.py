@@ -7,13 +7,13 @@ import os
 import select
 import signal
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from bench.errors import InstanceError
 from bench.journal import OWNER_VARIABLE
 from bench.memory import read_memory
 from bench.model import MemoryReading
-from vms.helpers import helpers, is_sharing
+from vms.helpers import domain_group, helpers, is_sharing
 from vms.log import last_words
 
 
@@ -125,12 +125,13 @@ def cgroup_bytes(pid: int, cgroups: Path = Path("/sys/fs/cgroup"), proc: Path = 
 
 
 def _usage(root: Path, path: str, name: str) -> int | None:
-    group = Path(path.lstrip("/"))
-    # machine/qemu-1-NAME.libvirt-qemu, machine.slice/machine-qemu\x2d1\x2dNAME.scope, machine/lxc-1-NAME.libvirt-lxc
-    while "qemu" in str(group) or "lxc" in str(group):
+    own = domain_group(path)
+    whole = PurePosixPath(path.lstrip("/"))
+    for group in (whole, *whole.parents):
+        if own is None or not group.is_relative_to(own):
+            return None
         if (figure := root / group / name).exists():
             return int(figure.read_text())
-        group = group.parent
     return None
 
 

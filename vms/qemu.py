@@ -128,7 +128,9 @@ def _devices(root: ET.Element, domain: Domain) -> None:
         if options.disk_bus == "virtio":
             _on_root_bus(disk, 2)
         elif options.disk_bus == "scsi":
-            ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
+            controller = ET.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
+            if options.iothreads:
+                ET.SubElement(controller, "driver", iothread="1")
     interface = interface_element(devices, domain, options.network_model)
     if interface is not None:
         ET.SubElement(interface, "rom", enabled="no")

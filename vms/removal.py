@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from bench.errors import DriverUnavailable, HostError
-from vms.connection import Connection, is_remote
+from vms.connection import Connection, is_remote, shown
 from vms.domain import NAMESPACE
 from vms.graveyard import Graveyard
 from vms.life import destroy
@@ -90,10 +90,12 @@ def _look_up(connection: Connection, uuid: str) -> libvirt.virDomain | None:
     except DriverUnavailable as error:
         if is_process_here(connection.address) or is_container_here(connection.address):
             return None
+        address = connection.address
+        gone = address if shown(address, address) == address else "with its URI"  # a password is nothing to print
         raise HostError(
             error.message,
             hint=f"{error.hint}; its domain {uuid} may still run there; "
-            f"if that host is no more: isomark clean --gone {connection.address}",
+            f"if that host is no more: isomark clean --gone {gone}",
         ) from error
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:

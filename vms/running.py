@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
+from bench.errors import InstanceError
 from bench.model import Step
 from vms.connection import Connection, User, told
-from vms.console import ConsoleListener
+from vms.console import ConsoleListener, peer_pid
 from vms.instance import Life
 from vms.life import ManagedLife
 from vms.process import Hypervisor
 from vms.stream import ConsoleStream
 
 if TYPE_CHECKING:
+    import socket
+
     import libvirt
 
+    Accepted = tuple[socket.socket, float]
+
+CONNECT_SECONDS: Final = 10.0
+"""How long QEMU's console may be missing when libvirt says that the domain is there."""
 CREATE: Final = "create the domain"
 HYPERVISOR: Final = "hypervisor sets up the machine"
 """From its opening the console, which is among the first things that QEMU does."""
@@ -70,13 +77,34 @@ class Here(ExitStack):
     def run(self, start: Start) -> Running:
         """Start it running at once: nothing is lost, because QEMU connects first."""
         asked = time.monotonic()
-        with ThreadPoolExecutor(1) as thread, self._listener.given_up_on_error():
+        with ThreadPoolExecutor(1) as thread:
             accepting = thread.submit(self._listener.accept)
-            handle = start(False)
-            running = time.monotonic()
-            console, pid, connected = accepting.result()
-        life = self.enter_context(Hypervisor(pid, self._name))
+            try:
+                handle = start(False)
+                running = time.monotonic()
+                peer, connected = _awaited(accepting)
+            except BaseException:
+                self._listener.give_up()
+                accepting.add_done_callback(_hang_up)
+                raise
+        with peer:  # should the process be gone already
+            life = self.enter_context(Hypervisor(peer_pid(peer), self._name))
+            console = peer.detach()
         return Running(console, life, handle, (Step(CREATE, asked), Step(HYPERVISOR, connected), Step(RUN, running)))
+
+
+def _awaited(accepting: Future[Accepted]) -> Accepted:
+    """The console of a QEMU that libvirt has started: there already, or never."""
+    try:
+        return accepting.result(CONNECT_SECONDS)
+    except TimeoutError as error:
+        raise InstanceError("the hypervisor did not open the guest's console") from error
+
+
+def _hang_up(accepting: Future[Accepted]) -> None:
+    """Close a console that came although the start failed."""
+    if accepting.exception() is None:
+        accepting.result()[0].close()
 
 
 class ThroughLibvirt(ExitStack):

@@ -6,6 +6,7 @@ libvirt's own ``readonly`` for virtiofs needs a newer daemon (libvirt 11.0); a r
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,8 +30,8 @@ def share_read_only(tree: Path, at: Path, undo: ExitStack) -> None:
         OSError: the directory cannot be made.
     """
     at.mkdir()
+    undo.callback(_unmount, at)  # before it is mounted: an interrupt may come right after
     _mount(tree, at, _MS_BIND)
-    undo.callback(_unmount, at)
     _mount(None, at, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
 
 
@@ -43,7 +44,7 @@ def _mount(source: Path | None, target: Path, flags: int) -> None:
 
 
 def _unmount(path: Path) -> None:
-    """Detach it: a daemon that ends at this moment may still hold a copy of the mount."""
+    """Detach it: a daemon that ends at this moment may still hold a copy of the mount. Fine if nothing is mounted."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
+    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0 and ctypes.get_errno() != errno.EINVAL:
         raise HostError(f"cannot unmount {path}: {os.strerror(ctypes.get_errno())}")

@@ -40,7 +40,7 @@ def attach(connection: Connection, own: OwnDomain, *, force: bool) -> None:
 
     with told("libvirt does not show the domain"):
         description = own.handle.XMLDesc(0)
-    with looking(description) as lines:
+    with looking(description, own.address) as lines:
         if lines is not None:
             typer.echo(f"console of {own.name}, which its trial reads: to look at only; Ctrl-C leaves", err=True)
             _show(lines)

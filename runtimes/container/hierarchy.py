@@ -200,7 +200,7 @@ def _make(path: str) -> None:
     """Make a group and those above it, which another process may remove as unused at the same time."""
     for attempt in range(_MAKE_ATTEMPTS, 0, -1):
         try:
-            os.mkdir(path)
+            os.mkdir(path, 0o755)  # whatever the umask: what others may write looks delegated to them
         except FileExistsError:
             return
         except FileNotFoundError:

@@ -113,7 +113,7 @@ def test_an_emulated_result_leaves_performance_and_start_of_the_virtual_server_o
         for side in ("vm", "relation"):
             checks = _verdicts(synthetic_result(), claim, side)
             assert {check.judgement.verdict for check in checks.values()} == {Verdict.UNDEFINED}
-            assert all(check.emulated for check in checks.values())
+            assert all(check.emulated for check in checks.values() if check.driver)
 
 
 def test_the_same_figures_on_hardware_decide() -> None:
@@ -140,7 +140,20 @@ def test_what_names_another_platform_is_undefined() -> None:
     assert _verdicts(synthetic_result(), "image", "vm")["image-literal"].judgement.verdict is Verdict.UNDEFINED
     literal = _verdicts(synthetic_result(emulated=False), "performance", "vm")["performance-literal"]
     assert literal.judgement.verdict is Verdict.UNDEFINED
-    assert "Xen" in literal.judgement.reason
+    assert literal.judgement.reason == "no xen-hvm took part"
+
+
+def test_a_xen_hvm_on_hardware_decides_the_reading_that_means_it() -> None:
+    result = synthetic_result(emulated=False)
+    header = result.header
+    drivers = tuple(replace(one, name="xen-hvm") if one.name == "qemu" else one for one in header.drivers)
+    trials = tuple(
+        replace(one, case=replace(one.case, driver="xen-hvm")) if one.case.driver == "qemu" else one
+        for one in result.trials
+    )
+    renamed = replace(result, header=replace(header, drivers=drivers), trials=trials)
+    check = _verdicts(renamed, "performance", "vm")["performance-literal"]
+    assert (check.judgement.verdict, check.figure.detail) == (Verdict.REFUTED, "xen-hvm")
 
 
 def test_a_granted_limit_is_shown_and_proves_nothing() -> None:
@@ -182,13 +195,14 @@ def test_without_a_search_for_the_minimum_its_reading_is_undefined() -> None:
         ({"qemu": 900, "container": 512}, {"vm": "refuted", "container": "reproduced", "relation": "refuted"}),
     ],
 )
-def test_the_minimum_decides_even_if_it_was_found_on_an_emulated_cpu(
+def test_the_minimum_decides_on_hardware_and_for_the_container_alone_on_an_emulated_cpu(
     found: dict[str, float], verdicts: dict[str, str]
 ) -> None:
-    result = with_minimum(synthetic_result(), found)
-    checks = {side: _verdicts(result, "memory", side)["memory-minimum"] for side in SIDES}
-    assert {side: check.judgement.verdict.value for side, check in checks.items()} == verdicts
-    assert checks["vm"].emulated
+    for emulated in (False, True):
+        result = with_minimum(synthetic_result(emulated=emulated), found)
+        judged = {side: _verdicts(result, "memory", side)["memory-minimum"].judgement.verdict.value for side in SIDES}
+        left = {"vm": "undefined", "container": verdicts["container"], "relation": "undefined"}
+        assert judged == (left if emulated else verdicts)
 
 
 def test_a_search_that_failed_leaves_its_reading_undefined_with_the_reason() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import signal
 import statistics
 import subprocess
@@ -11,13 +12,14 @@ import sys
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from conftest import skip_or_fail
 from synthetic_result import synthetic_result
 
-from bench import host_memory
+from bench import host_memory, ksm
 from bench import memory_metrics as memory
 from bench.clean import clean
 from bench.dialogue import Dialogue
@@ -28,7 +30,7 @@ from bench.footprint import Footprint, Line, footprint
 from bench.journal import read_journals
 from bench.lab import open_lab
 from bench.metrics import MEMORY_CGROUP, MEMORY_PSS
-from bench.model import Case, Image, Limits, OutcomeKind, Trial, Workload
+from bench.model import Case, Image, Limits, Metric, OutcomeKind, Trial, Workload
 from bench.observed import Observed
 from bench.result import Slot, WorkloadRecord
 from bench.state import state_directory
@@ -76,6 +78,24 @@ class Stumbling:
         return self._driver.preview(launch)
 
     def close(self) -> None: ...
+
+
+class Reserved(Stumbling):
+    """One whose instances claim to be on huge pages."""
+
+    on_huge_pages = True
+
+
+class Undivided(Stumbling):
+    """One whose last instance shares huge pages, so that it has no proportional set size."""
+
+    def start(self, image: Image, launch: Launch) -> Instance:
+        instance = self._driver.start(image, launch)
+        self.started.append(instance)
+        if len(self.started) == INSTANCES:
+            read = instance.memory
+            instance.memory = lambda: dataclasses.replace(read(), pss_bytes=None)  # type: ignore[method-assign]
+        return instance
 
 
 class Interrupted(Stumbling):
@@ -269,6 +289,26 @@ def test_more_than_fits_is_refused_before_anything_starts(driver: Driver, image:
     assert untouched.started == []
 
 
+def test_guests_on_huge_pages_need_no_ordinary_memory(driver: Driver, image: Image, lab: Lab) -> None:
+    granted = host_memory.available_bytes() // 2
+    reserved = Reserved(driver)
+    conduct(reserved, image, lab, dataclasses.replace(PLAN, limits=Limits(memory_bytes=granted)))
+    assert reserved.started != []
+
+
+def test_what_ksm_saved_is_missing_where_an_instance_has_no_proportional_set_size(
+    driver: Driver, image: Image, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ksm, "why_untouched", lambda: "")
+    monkeypatch.setattr(ksm, "merging", lambda _: nullcontext())
+    monkeypatch.setattr(ksm, "await_scans", lambda: "")
+    undivided = conduct(Undivided(driver), image, lab)
+    assert undivided.outcome.kind is OutcomeKind.OK, undivided.outcome
+    assert values(undivided, memory.KSM_SAVED.name) == []
+    assert "huge pages" in undivided.missing[memory.KSM_SAVED.name]
+    assert len(values(undivided, memory.KSM_HOST_SAVED.name)) == 1
+
+
 def test_a_guest_tells_every_figure_that_its_workload_declares_and_no_other(guests: Trial) -> None:
     assert {sample.metric for sample in guests.samples if sample.metric.startswith("guest_")} == set(GUESTS_VIEW)
     assert {metric.name for metric in WORKLOAD.metrics} == set(GUESTS_VIEW)
@@ -347,6 +387,23 @@ def test_the_figures_are_those_of_one_reading_the_median_one() -> None:
     assert found[memory.HOST_USED] == found[memory.HOST_SWAPPED] + meminfo["MemTotal"] - 20 * MIB
 
 
+def test_guests_on_huge_pages_are_in_use_and_a_part_of_it_and_free_ones_are_neither(tmp_path: Path) -> None:
+    text = Path("/proc/meminfo").read_text()
+    plain = re.sub(r"^(Huge|MemAvailable).*\n", "", text, flags=re.MULTILINE)
+    pool = "MemAvailable: {} kB\nHugePages_Total: 300\nHugePages_Free: {}\nHugepagesize: 2048 kB\nHugetlb: 614400 kB\n"
+
+    def figures(available: int, free: int) -> Mapping[Metric, float]:
+        (tmp_path / "meminfo").write_text(plain + pool.format(available, free))
+        return host_memory.median_figures([{**host_memory.read_meminfo(tmp_path / "meminfo"), LISTS: 0}])
+
+    before, after = figures(700000, 300), figures(700000, 172)
+    assert (before[memory.HOST_HUGE_PAGES], after[memory.HOST_HUGE_PAGES]) == (0, 256 * MIB)
+    assert after[memory.HOST_USED] - before[memory.HOST_USED] == 256 * MIB
+    assert after[memory.HOST_USED_FREE] - before[memory.HOST_USED_FREE] == 256 * MIB
+    # reserving the pages beforehand takes them from what is available, and uses none of them
+    assert before[memory.HOST_USED] == figures(700000 + 614400, 0)[memory.HOST_USED]
+
+
 def test_pages_that_a_cpu_keeps_in_stock_are_not_in_use(tmp_path: Path) -> None:
     zones = "Node 0, zone {}\n  pages free 100\n  pagesets\n    cpu: 0\n              count:    {}\n"
     (tmp_path / "zoneinfo").write_text(zones.format("DMA", 3) + zones.format("Normal", 40))
@@ -360,7 +417,7 @@ def test_pages_that_a_cpu_keeps_in_stock_are_not_in_use(tmp_path: Path) -> None:
 def test_what_this_kernel_cannot_name_stays_the_same_while_memory_comes_and_goes() -> None:
     """Some 300 MiB are touched and freed, and what is freed goes to its CPU's list first; others may spoil a try."""
     parts = (memory.HOST_ANONYMOUS, memory.HOST_SHMEM, memory.HOST_PAGE_TABLES, memory.HOST_KERNEL_STACKS)
-    parts += (memory.HOST_SLAB, memory.HOST_PERCPU, memory.HOST_VMALLOC, memory.HOST_SWAPPED)
+    parts += (memory.HOST_HUGE_PAGES, memory.HOST_SLAB, memory.HOST_PERCPU, memory.HOST_VMALLOC, memory.HOST_SWAPPED)
 
     def unnamed() -> float:
         found = host_memory.read_host(0.02)

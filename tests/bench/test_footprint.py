@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from synthetic_result import DIGEST, synthetic_result
 
 from bench import memory_metrics as memory
+from bench.cautions import cautions
 from bench.footprint import GUESTS_VIEW, Footprint, Line, footprint
 from bench.metrics import MEMORY_CGROUP, MEMORY_HYPERVISOR, MEMORY_PSS
 from bench.model import Case, Metric, Outcome, OutcomeKind, Sample, Trial
@@ -32,6 +33,7 @@ EACH = {memory.MEMORY_ANONYMOUS: ANONYMOUS, memory.MEMORY_SHMEM: SHMEM, memory.M
         MEMORY_PSS: ANONYMOUS + SHMEM + FILE}  # fmt: skip
 BASE = {
     memory.HOST_SWAPPED: 0,
+    memory.HOST_HUGE_PAGES: 64 * MIB,
     memory.HOST_PERCPU: 3 * MIB,
     memory.HOST_VMALLOC: 20 * MIB,
     memory.HOST_USED_FREE: 1900 * MIB,
@@ -142,10 +144,31 @@ def test_noise_widens_the_interval_and_the_truth_is_mostly_inside_it() -> None:
         assert total.figure.estimate.high is not None
         inside += total.figure.estimate.low <= truth <= total.figure.estimate.high
     assert 52 <= inside <= 60
-    quiet_total = footprint(observed(density_trial(0)), "qemu").total
+    quiet_total = footprint(observed(density_trial(0), density_trial(1)), "qemu").total
     assert quiet_total is not None
     assert quiet_total.figure.estimate is not None
     assert quiet_total.figure.estimate.low == pytest.approx(truth)
+
+
+def test_a_single_trial_has_no_interval() -> None:
+    found = footprint(observed(density_trial(0)), "qemu")
+    for one in (found.total, found.residue):
+        assert one is not None
+        assert one.figure.estimate is not None
+        assert (one.figure.estimate.low, one.figure.estimate.high, one.figure.estimate.trials) == (None, None, 1)
+
+
+@pytest.mark.parametrize(
+    ("freed", "warned"),
+    [((0,), False), ((200,), True), ((0, 0), False), ((90, -90), True), ((200, 200), True)],
+    ids=["one quiet", "one that shrank", "two quiet", "two apart", "two that shrank"],
+)
+def test_a_host_that_did_not_grow_with_its_instances_is_a_caution(freed: tuple[int, ...], warned: bool) -> None:
+    """In each trial others free so many MiB for each instance that is started."""
+    trials = [density_trial(place, others=lambda n, each=each: -n * each * MIB) for place, each in enumerate(freed)]
+    seen = observed(*trials)
+    found = cautions(replace(synthetic_result(), trials=()), seen, [footprint(seen, "qemu")])
+    assert ["did not grow" in one.message for one in found if one.subject == "memory"] == [True] * warned
 
 
 def test_a_part_that_the_kernel_does_not_tell_is_missing_and_left_in_the_residue() -> None:

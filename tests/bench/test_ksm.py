@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -181,6 +182,18 @@ def test_a_kernel_without_ksm_is_a_reason(tmp_path: Path) -> None:
 
 def test_nothing_to_merge_is_noticed_before_the_time_is_up(copy: Path) -> None:
     assert "no process offers its memory" in ksm.await_scans(copy)
+
+
+def test_before_linux_6_6_only_finished_scans_and_the_deadline_count(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ksm, "_IDLE_SECONDS", 0.0)
+    (copy / "pages_scanned").unlink()
+    assert "not passed over all mergeable memory within 0.5 s" in ksm.await_scans(copy, 0.5)
+    later = threading.Timer(0.3, (copy / "full_scans").write_text, [str(ksm.SCANS)])
+    later.start()
+    assert ksm.await_scans(copy) == ""
+    later.join()
 
 
 def test_a_scan_that_does_not_end_is_given_up(copy: Path) -> None:

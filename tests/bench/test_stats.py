@@ -154,40 +154,34 @@ POINTS = st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e6, 1e6)), min_siz
 
 
 @settings(max_examples=60, deadline=None)
-@given(POINTS)
-def test_the_slope_of_one_trial_is_scipys(points: list[tuple[float, float]]) -> None:
-    from scipy.stats import linregress, t
+@given(st.lists(POINTS, min_size=2, max_size=5))
+def test_a_slope_is_the_mean_of_the_trials_own_with_students_interval_over_them(trials) -> None:
+    from scipy.stats import sem, t
 
-    x, y = np.asarray(points).T
-    assume(np.ptp(x) > 1e-3 and np.ptp(y) > 1e-3)  # of a level line scipy does not know the error
-    ours, theirs = stats.slope([points]), linregress(x, y)
-    assert ours is not None
-    assert ours.standard_error is not None
-    assert ours.value == pytest.approx(theirs.slope, rel=1e-6, abs=1e-6)
-    scale = np.ptp(y) / np.ptp(x) + 1e-9  # scipy loses digits where the fit is all but perfect
-    assert ours.standard_error == pytest.approx(theirs.stderr, rel=1e-5, abs=1e-6 * scale)
-    margin = ours.standard_error * t.ppf(0.975, len(points) - 2)
-    assert (ours.low, ours.high) == pytest.approx((ours.value - margin, ours.value + margin), rel=1e-9, abs=1e-9)
+    assume(all(np.ptp([x for x, _ in points]) > 1 for points in trials))
+    own = [np.polyfit(*np.asarray(points).T, deg=1)[0] for points in trials]
+    found = stats.slope(trials)
+    assert found is not None
+    assert found.standard_error is not None
+    scale = 1e-6 * max(abs(y) for points in trials for _, y in points)
+    assert found.value == pytest.approx(np.mean(own), rel=1e-6, abs=scale)
+    assert found.standard_error == pytest.approx(sem(own), rel=1e-6, abs=scale)
+    margin = found.standard_error * t.ppf(0.975, len(trials) - 1)
+    assert (found.low, found.high) == pytest.approx((found.value - margin, found.value + margin), rel=1e-9, abs=1e-9)
+    assert found.trials == len(trials)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(POINTS, min_size=1, max_size=4))
-def test_the_pooled_slope_is_that_of_a_regression_with_an_intercept_for_each_trial(trials) -> None:
-    x, y = np.asarray([point for points in trials for point in points]).T
-    design = np.zeros((len(x), len(trials) + 1))
-    design[:, 0] = x
-    design[np.arange(len(x)), np.repeat(np.arange(1, len(trials) + 1), [len(points) for points in trials])] = 1
-    assume(np.linalg.cond(design) < 1e6)
-    solution, squares, _, _ = np.linalg.lstsq(design, y, rcond=None)
-    freedom = len(x) - len(trials) - 1
-    assume(squares.size == 1)
-    error = np.sqrt(squares[0] / freedom * np.linalg.inv(design.T @ design)[0, 0])
-    ours = stats.slope(trials)
-    assert ours is not None
-    scale = np.ptp(y) + 1e-9
-    assert ours.value == pytest.approx(solution[0], rel=1e-6, abs=1e-6 * scale)
-    assert ours.standard_error == pytest.approx(error, rel=1e-5, abs=1e-6 * scale)
-    assert (ours.points, ours.trials) == (len(x), len(trials))
+@given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_trials_alike_in_x_have_the_slope_of_a_regression_with_an_intercept_for_each(heights) -> None:
+    y = np.asarray(heights)
+    design = np.zeros((y.size, len(y) + 1))
+    design[:, 0] = np.tile(range(5), len(y))
+    design[np.arange(y.size), np.repeat(np.arange(1, len(y) + 1), 5)] = 1
+    solution, *_ = np.linalg.lstsq(design, y.ravel(), rcond=None)
+    found = stats.slope([list(enumerate(row)) for row in heights])
+    assert found is not None
+    assert found.value == pytest.approx(solution[0], rel=1e-6, abs=1e-6 * (np.abs(y).max() + 1))
 
 
 @settings(max_examples=40, deadline=None)
@@ -201,21 +195,31 @@ def test_how_high_each_trial_lies_changes_no_slope(trials, heights: list[float])
     assert other.value == pytest.approx(plain.value, rel=1e-5, abs=1e-3)
 
 
-def test_the_interval_of_a_slope_covers_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("accumulate", [np.asarray, np.cumsum], ids=["independent", "random walk"])
+@pytest.mark.parametrize("trials", [2, 5])
+def test_the_interval_of_a_slope_covers_the_truth_as_often_as_it_says_also_under_a_random_walk(
+    accumulate, trials: int
+) -> None:
     generator = np.random.default_rng(11)
     covered = 0
-    for _ in range(400):
-        trials = [[(x, 5.0 * x + height + generator.normal(0, 2)) for x in range(6)] for height in (0, 100, -30)]
-        found = stats.slope(trials)
+    for _ in range(600):
+        noise = [accumulate(generator.normal(0, 2, 6)) for _ in range(trials)]
+        found = stats.slope(
+            [[(x, 5.0 * x + 100 * place + row[x]) for x in range(6)] for place, row in enumerate(noise)]
+        )
         assert found is not None
         assert found.low is not None
         assert found.high is not None
         covered += found.low <= 5.0 <= found.high
-    assert 0.92 <= covered / 400 <= 0.98
+    assert 0.925 <= covered / 600 <= 0.975
 
 
-def test_two_points_have_a_slope_and_no_error() -> None:
-    assert stats.slope([[(0, 1), (2, 5)]]) == stats.Slope(2.0, None, None, None, 2, 1)
+def test_a_single_trial_has_a_slope_and_no_error() -> None:
+    assert stats.slope([[(0, 1), (2, 5), (4, 8)]]) == stats.Slope(1.75, None, None, None, 1)
+
+
+def test_a_trial_without_direction_does_not_count() -> None:
+    assert stats.slope([[(0, 1), (2, 5)], [(1, 1)], []]) == stats.Slope(2.0, None, None, None, 1)
 
 
 @pytest.mark.parametrize("trials", [[], [[]], [[(1, 1)]], [[(1, 1), (1, 2)], [(2, 5)]]])

@@ -45,6 +45,7 @@ def test_a_table_without_driver_configures_the_driver_itself() -> None:
     ("text", "fault"),
     [
         (SUITE.replace('driver = "native"', 'driver = "nonesuch"'), "line 7: options.bare.driver: there is no driver"),
+        (SUITE.replace("[options.bare]\ndriver", "[options.qmeu]\ncache"), "options.qmeu: there is no driver 'qmeu'"),
         (SUITE.replace("bare", "qemu"), "line 7: options.qemu.driver: qemu is a driver itself"),
     ],
 )

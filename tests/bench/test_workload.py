@@ -38,6 +38,13 @@ def test_a_metric_without_its_unit_is_refused_with_its_line(folder: Path) -> Non
         load_workload(folder)
 
 
+def test_a_metric_that_isomark_measures_itself_is_refused(folder: Path) -> None:
+    path = folder / "workload.toml"
+    path.write_text(path.read_text().replace('"cpu_events_per_second"', '"boot_seconds"'))
+    with pytest.raises(SuiteError, match=r"line \d+: metrics.0.name: .*measures itself"):
+        load_workload(folder)
+
+
 def test_a_payload_that_cannot_be_executed_is_refused(folder: Path) -> None:
     (folder / "payload" / "run").unlink()
     with pytest.raises(SuiteError, match="not executable"):

@@ -91,7 +91,8 @@ def by_hand(accelerator: str, image: Image, lab: Lab) -> Way:
                 subprocess.Popen(_command(accelerator, image, launch, folder), env=environment)
             )
             undo.callback(process.kill)
-            fd, _, opened = listener.accept()
+            peer, opened = listener.accept()
+            fd = peer.detach()
             channel = Channel(fd, fd)
             undo.callback(channel.close)
             for line in channel.lines(READY_SECONDS):

@@ -120,7 +120,7 @@ def test_a_guest_without_disk_and_serial_port_is_the_golden_one_and_valid() -> N
 @pytest.mark.parametrize(
     ("options", "word"),
     [
-        (DomainOptions(iothreads=2), "iothread"),
+        (DomainOptions(iothreads=1), "iothread"),
         (DomainOptions(console="virtio"), "virtio-serial"),
         (DomainOptions(balloon="virtio"), "stats period"),
         (DomainOptions(network="user"), 'type="user"'),

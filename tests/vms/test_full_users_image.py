@@ -15,14 +15,15 @@ from conftest import skip_or_fail
 
 from bench.driver import Driver, Lab, Launch
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable, ImageError, InstanceError, OptionsError
+from bench.errors import DriverUnavailable, HostError, ImageError, InstanceError, OptionsError
 from bench.model import Image, Limits, WorkloadImage
 from bench.network import example_lease
+from vms.connection import User
 from vms.driver import qemu, xen_hvm, xen_pv
 from vms.forms import build_form
 from vms.full import taken_image
 from vms.full.taken_image import image_sha256, take_image
-from vms.guest_files import write_trial
+from vms.guest_files import LocalFiles, write_trial
 from vms.options import DomainOptions
 from vms.qemu import QEMU
 
@@ -167,9 +168,41 @@ def test_a_copy_is_nobody_s_to_read_but_qemu_s(lab: Lab, bits: WorkloadImage, tm
         configured.close()
     status = location.stat()
     location.unlink()
-    assert status.st_mode & 0o777 == 0o600
+    assert status.st_mode & 0o777 == 0o400
     assert location.parent.stat().st_mode & 0o777 == 0o711
     assert status.st_uid == (os.geteuid() if user is None else user.uid)
+
+
+def test_a_copy_is_nobody_s_to_read_while_it_is_made_and_nobody_s_to_change_after(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    modes = []
+    digest = taken_image._sha256
+
+    def looked_at(path: Path) -> str:
+        modes.append(path.stat().st_mode & 0o777)
+        return digest(path)
+
+    source = raw(tmp_path / "disk")
+    source.chmod(0o644)
+    monkeypatch.setattr(taken_image, "_sha256", looked_at)
+    taken = take_image(source, tmp_path / "disks")
+    assert modes == [0o644, 0o600], "the source, then the copy under its temporary name"
+    assert taken.image.path.stat().st_mode & 0o777 == 0o400
+
+
+def test_a_copy_that_cannot_be_given_to_qemu_is_told_with_a_remedy(
+    lab: Lab, bits: WorkloadImage, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    image = built(raw(tmp_path / "disk"), bits, tmp_path / "state")
+    monkeypatch.setattr(os, "chown", refused)
+    with pytest.raises(HostError, match="user 64999: Operation not permitted") as caught:
+        LocalFiles(lab, lambda: User(64999, 64999)).keep(image)
+    assert "run as root" in caught.value.hint
+    LocalFiles(lab, lambda: None).keep(image)
 
 
 def test_an_image_that_has_changed_is_another_and_guests_on_the_old_one_do_not_notice(

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +20,7 @@ from session_host import SessionHost, session_host
 from small_image import PATH
 
 from bench import metrics
+from bench.abilities import Verb
 from bench.clean import clean
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Instance, Lab, Launch
@@ -30,10 +33,11 @@ from bench.state import journal_directory, state_directory
 from bench.suite import find_suite
 from bench.workload import find_workload
 from runtimes.oci.workload_image import build_workload_image
+from vms import deadline
 from vms.driver import qemu
 from vms.lifecycle import missing
 from vms.options import DEFAULTS
-from vms.process import find_hypervisors
+from vms.process import Hypervisor, find_hypervisors, find_own_hypervisors
 from vms.qemu import KVM, QEMU
 from vms.xen import XEN_PV
 
@@ -212,6 +216,70 @@ def test_a_guest_whose_saved_state_is_gone_is_an_error_with_libvirts_reason(
         assert instance.stop(0), "what is not there has ended"
     assert request.name not in virsh("list", "--all", "--name")
     assert not (lab.scratch / request.name).exists()
+
+
+@pytest.mark.parametrize("verb", ["suspend", "save"])
+def test_a_hypervisor_that_hangs_fails_the_verb_in_bounded_time_and_is_killed(
+    driver: Driver, image: Image, lab: Lab, monkeypatch: pytest.MonkeyPatch, verb: Verb
+) -> None:
+    monkeypatch.setattr(deadline, "CALL_SECONDS", 1.0)
+    request = launch(lab, f"iso-{lab.journal.owner.id}-h{verb[:2]}")
+    with driver.start(image, request) as instance:
+        Dialogue(instance, HANG_SECONDS).ready()
+        (pid,) = find_hypervisors(virsh("domuuid", request.name))
+        with Hypervisor(pid) as hypervisor:
+            os.kill(pid, signal.SIGSTOP)
+            begun = time.monotonic()
+            with pytest.raises(InstanceError, match=f"libvirt did not {verb} the guest within 1 s") as caught:
+                verbs_of(instance)[verb]()
+            assert time.monotonic() - begun < HANG_SECONDS / 2
+            assert hypervisor.wait(0), "it is dead"
+        assert "isomark ready" in caught.value.tail
+        assert "hangs" in caught.value.hint
+    assert not (lab.scratch / request.name).exists()
+
+
+def test_a_hypervisor_that_hangs_while_it_is_restored_is_killed_too(
+    driver: Driver, image: Image, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = launch(lab, f"iso-{lab.journal.owner.id}-hr")
+    with driver.start(image, request) as instance:
+        Dialogue(instance, HANG_SECONDS).ready()
+        uuid = virsh("domuuid", request.name)
+        verbs_of(instance)["save"]()
+        monkeypatch.setattr(deadline, "CALL_SECONDS", 5.0)
+        stopping = deadline.begin(lambda: stop_as_it_appears(uuid))
+        with pytest.raises(InstanceError, match="libvirt did not restore the guest within 5 s"):
+            verbs_of(instance)["restore"]()
+        assert stopping.result() > 0
+        assert find_hypervisors(uuid) == []
+    assert not (lab.scratch / request.name).exists()
+
+
+def stop_as_it_appears(uuid: str) -> int:
+    """Stop the hypervisor of domain ``uuid`` as soon as there is one; return its pid."""
+    limit = time.monotonic() + HANG_SECONDS
+    while not (pids := find_own_hypervisors(uuid)):
+        assert time.monotonic() < limit, "it never came"
+        time.sleep(0.01)
+    os.kill(pids[0], signal.SIGSTOP)
+    return pids[0]
+
+
+def test_ctrl_c_ends_a_verb_whose_hypervisor_hangs(driver: Driver, image: Image, lab: Lab) -> None:
+    request = launch(lab, f"iso-{lab.journal.owner.id}-c")
+    with driver.start(image, request) as instance:
+        Dialogue(instance, HANG_SECONDS).ready()
+        (pid,) = find_hypervisors(virsh("domuuid", request.name))
+        with Hypervisor(pid) as hypervisor:
+            os.kill(pid, signal.SIGSTOP)
+            interrupt = threading.Timer(1.0, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+            interrupt.start()
+            begun = time.monotonic()
+            with pytest.raises(KeyboardInterrupt):
+                verbs_of(instance)["save"]()
+            assert time.monotonic() - begun < deadline.CALL_SECONDS / 2
+            assert hypervisor.wait(0), "it is dead"
 
 
 PANICKING = """

@@ -79,6 +79,20 @@ def test_a_wrong_address_is_told_with_a_remedy(uri: str, word: str) -> None:
     connection.close()
 
 
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("qemu+tcp://127.0.0.1:1/system", "isomark clean --gone qemu+tcp://127.0.0.1:1/system"),
+        ("qemu+tcp://me:secret@127.0.0.1:1/system", "isomark clean --gone with its URI"),
+    ],
+)
+def test_a_domain_of_a_silent_host_may_be_given_up_and_no_password_is_printed(uri: str, told: str) -> None:
+    with pytest.raises(HostError) as caught:
+        remove_domain({"uri": uri, "uuid": OURS, "name": "iso-fake"})
+    assert told in caught.value.hint
+    assert "secret" not in caught.value.message + caught.value.hint
+
+
 def test_a_refused_login_is_told_with_a_remedy() -> None:
     with session_host(auth="sasl") as host:
         connection = Connection(host.uri)

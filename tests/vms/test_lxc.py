@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +32,13 @@ from bench.model import Image, Limits
 from bench.state import state_directory
 from vms.connection import Connection
 from vms.lxc import driver as lxc_driver
+from vms.lxc import life
 from vms.lxc.container import Container, container_xml
 from vms.lxc.controller import misplaced_cgroups
 from vms.lxc.driver import LxcDriver, lxc
 from vms.lxc.life import LOGS
+from vms.lxc.root import make_root
+from vms.process import Hypervisor
 from vms.removal import remove_domain
 
 pytestmark = pytest.mark.slow
@@ -169,6 +174,59 @@ def test_a_killed_controller_is_the_end_of_the_console(driver: LxcDriver, image:
         assert instance.events[-1].name == "exited"
         with pytest.raises(InstanceError):
             instance.memory()
+
+
+def test_a_controller_that_hangs_is_killed_with_its_container(driver: LxcDriver, image: Image, lab: Lab) -> None:
+    request = launch(lab, "echo isomark ready; sleep 100")
+    with driver.start(image, request) as instance:
+        Dialogue(instance, READY_SECONDS).ready()
+        (pid,) = _controllers(request.name)
+        os.kill(pid, signal.SIGSTOP)
+        instance.kill()
+        assert instance.events[-1].name == "exited"
+    _await(lambda: not _controllers(request.name))
+
+
+def test_a_container_that_does_not_die_is_not_called_gone(
+    driver: LxcDriver, image: Image, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries = _entries(lab)
+    request = replace(launch(lab, "echo isomark ready; sleep 100"), lease=None)
+    with monkeypatch.context() as spell:
+        instance = driver.start(image, request)
+        Dialogue(instance, READY_SECONDS).ready()
+        spell.setattr(life, "KILL_SECONDS", 0.1)
+        spell.setattr(Hypervisor, "kill", lambda _: None)  # as if all waited for a disk that hangs
+        with pytest.raises(HostError, match="does not die"):
+            instance.__exit__(None, None, None)
+        left = [entry for entry in _entries(lab) if entry not in entries]
+    assert any(entry.startswith("domain") for entry in left)
+    (mine,) = [each for each in read_journals(Path(lab.journal.path).parent) if each.owner == lab.journal.owner]
+    for entry in reversed(mine.entries):
+        if f"{entry.kind} {entry.what}" not in left:
+            continue
+        if entry.kind == "domain":
+            remove_domain(entry.what)
+        lab.journal.gone(entry)
+    assert _controllers(request.name) == []
+
+
+def test_a_root_that_cannot_be_removed_is_not_called_gone(lab: Lab, tmp_path: Path) -> None:
+    entries = _entries(lab)
+    undo = ExitStack()
+    folder = lab.scratch / f"iso-{lab.journal.owner.id}-r"
+    root = make_root(tmp_path, folder, lab.journal, undo)
+    subprocess.run(["mount", "--bind", tmp_path, root.parent / "upper"], check=True)  # busy
+    with pytest.raises(HostError, match="cannot remove"):
+        undo.close()
+    left = [entry for entry in _entries(lab) if entry not in entries]
+    subprocess.run(["umount", root.parent / "upper"], check=True)
+    assert len(left) == 1
+    assert str(folder) in left[0]
+    (mine,) = [each for each in read_journals(Path(lab.journal.path).parent) if each.owner == lab.journal.owner]
+    (entry,) = [entry for entry in mine.entries if entry.what.get("path") == str(folder)]
+    shutil.rmtree(folder)
+    lab.journal.gone(entry)
 
 
 def test_libvirt_s_own_destroy_is_the_end_too(driver: LxcDriver, image: Image, lab: Lab) -> None:

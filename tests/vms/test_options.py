@@ -73,7 +73,11 @@ def test_options_arrive_as_they_are_written() -> None:
         ({"network": "bridge:"}, "network"),
         ({"network": "somewhere"}, "network"),
         ({"virtiofs": "srv"}, "virtiofs"),
-        ({"iothreads": 65}, "iothreads"),
+        ({"iothreads": 2}, "iothreads"),
+        ({"iothreads": 1, "root": "virtiofs"}, "iothreads"),
+        ({"iothreads": 1, "guest": "image", "image": "/d", "firmware": "bios", "disk_bus": "sata"}, "iothreads"),
+        ({"cache": "none", "root": "virtiofs"}, "cache"),
+        ({"io": "io_uring", "root": "virtiofs"}, "cache"),
         ({"guest": "full", "firmware": "bios", "root": "virtiofs"}, "root"),
         ({"guest": "full", "firmware": "bios", "console": "virtio"}, "console"),
         ({"threads": -1}, "sockets"),
@@ -89,7 +93,7 @@ def test_xen_refuses_what_it_has_nothing_for(lab: Lab) -> None:
     driver = load_driver("xen-pv", lab)
     assert isinstance(driver, Configurable)
     with pytest.raises(OptionsError, match=r"cache: .*; iothreads: "):
-        driver.configured({"cache": "none", "iothreads": 2})
+        driver.configured({"cache": "none", "iothreads": 1})
     driver.configured({"network": "bridge:xenbr0"}).close()
 
 
@@ -105,10 +109,10 @@ def test_an_emulated_cpu_refuses_what_it_would_not_show(lab: Lab, table: dict[st
 
 
 def test_a_root_on_virtiofs_needs_the_guests_host_to_be_this_one(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ISOMARK_LIBVIRT_URI", "qemu+tcp://elsewhere/system")
+    monkeypatch.setenv("ISOMARK_LIBVIRT_URI", "qemu+tcp://me:secret@elsewhere/system")
     driver = load_driver("qemu", lab)
     assert isinstance(driver, Configurable)
-    with pytest.raises(OptionsError, match=r"root: .* not at qemu\+tcp://elsewhere"):
+    with pytest.raises(OptionsError, match=r"root: .* not at qemu\+tcp://me@elsewhere"):
         driver.configured({"root": "virtiofs"})
 
 

@@ -19,6 +19,7 @@ import pytest
 from conftest import skip_or_fail
 from small_image import PATH, small_image
 
+from bench.abilities import OnHugePages
 from bench.clean import clean
 from bench.driver import Instance, Lab, Launch
 from bench.drivers import load_driver
@@ -347,6 +348,14 @@ def test_huge_pages_hold_the_guest_and_are_counted(lab: Lab, busybox: WorkloadIm
         assert size is not None
         assert size > 256 * MIB
     assert int(free.read_text()) == before
+
+
+@pytest.mark.parametrize("huge", [True, False])
+def test_whether_guests_need_ordinary_memory_is_asked_of_their_driver(lab: Lab, huge: bool) -> None:
+    driver = load_driver("qemu", lab, {"huge_pages": huge})
+    assert isinstance(driver, OnHugePages)
+    assert driver.on_huge_pages is huge
+    driver.close()
 
 
 def test_missing_huge_pages_are_told_with_how_to_reserve_them(lab: Lab, busybox: WorkloadImage) -> None:

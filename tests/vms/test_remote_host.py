@@ -203,7 +203,7 @@ def test_closing_leaves_no_thread_and_no_descriptor(driver: Driver, image: Image
         Dialogue(instance, READY_SECONDS).ready()
     del instance
     driver.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before  # libvirt may have let go of one of an earlier connection
     assert not [thread.name for thread in threading.enumerate() if thread.name == "libvirt events"]
     (mine,) = [left for left in read_journals(Path(lab.journal.path).parent) if left.owner == lab.journal.owner]
     assert {entry.kind for entry in mine.entries} <= {"directory", "netns"}

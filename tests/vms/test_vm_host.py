@@ -6,23 +6,32 @@ import json
 import os
 import signal
 import socket
+import time
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import skip_or_fail
 
-from bench.driver import Lab
+from bench.driver import Lab, Launch
 from bench.errors import DriverUnavailable, InstanceError
+from bench.model import Limits
 from bench.state import state_directory
 from vms import host, proof
 from vms.access import blocked_directory, may_use
 from vms.checks import findings
 from vms.connection import Connection, User, told
-from vms.console import ConsoleListener
+from vms.console import ConsoleListener, peer_pid
+from vms.guest_files import LocalFiles
 from vms.kernel import GuestKernel, find_kernel
 from vms.log import last_words, remove_log
 from vms.process import cgroup_bytes, family, find_hypervisors
 from vms.remedies import hint_for
+from vms.running import CONNECT_SECONDS, Here
+
+if TYPE_CHECKING:
+    import libvirt
 
 STRANGER = User(64999, 64999)
 
@@ -62,6 +71,17 @@ def test_the_first_closed_directory_is_named(folder: Path) -> None:
         host.require_open_directories(STRANGER, inner)
     assert f"chmod o+x {blocked}" in caught.value.hint
     host.require_open_directories(None, inner)
+
+
+def test_who_cannot_give_files_to_qemu_s_user_is_told_before_the_first_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(DriverUnavailable, match="only root") as caught:
+        host.require_giving_to(STRANGER)
+    assert "qemu:///session" in caught.value.hint
+    host.require_giving_to(User(1000, 1000))
+    host.require_giving_to(None)
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    host.require_giving_to(STRANGER)
 
 
 def test_a_kvm_device_is_missing_closed_or_open(folder: Path) -> None:
@@ -121,10 +141,43 @@ def test_a_path_too_long_for_a_socket_is_told_with_a_remedy(folder: Path) -> Non
     assert "ISOMARK_STATE" in caught.value.hint
 
 
+def test_a_start_that_fails_with_its_console_open_leaves_no_descriptor(folder: Path) -> None:
+    def start(_paused: bool) -> libvirt.virDomain:
+        with socket.socket(socket.AF_UNIX) as hypervisor:
+            hypervisor.connect(str(folder / "console"))
+            time.sleep(0.1)  # until it has been let in
+            raise InstanceError("no memory for it")
+
+    before = len(os.listdir("/proc/self/fd"))
+    with Here(folder / "console", "iso-none", None) as place, pytest.raises(InstanceError, match="no memory"):
+        place.run(start)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_start_that_fails_before_its_console_opens_does_not_wait_for_it(folder: Path) -> None:
+    def start(_paused: bool) -> libvirt.virDomain:
+        raise InstanceError("libvirt does not like it")
+
+    begun = time.monotonic()
+    with Here(folder / "console", "iso-none", None) as place, pytest.raises(InstanceError, match="does not like it"):
+        place.run(start)
+    assert time.monotonic() - begun < CONNECT_SECONDS
+
+
+def test_what_is_written_to_a_trial_s_folder_is_nobody_else_s_to_read(lab: Lab) -> None:
+    files = LocalFiles(lab, lambda: None)
+    launch = Launch("iso-mode", ("true",), {}, Limits(), None)
+    (lab.scratch / launch.name).mkdir()
+    with ExitStack() as undo:
+        path = Path(files.add(launch, undo, "saved", Path.touch))
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_console_tells_who_opened_it_and_leaves_no_socket(folder: Path) -> None:
     with ConsoleListener(folder / "console", None) as listener, socket.socket(socket.AF_UNIX) as client:
         client.connect(str(folder / "console"))
-        fd, pid, _ = listener.accept()
+        peer, _ = listener.accept()
+        pid, fd = peer_pid(peer), peer.detach()
         os.close(fd)
     assert pid == os.getpid()
     assert list(folder.iterdir()) == []

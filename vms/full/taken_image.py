@@ -33,7 +33,7 @@ class TakenImage:
 def take_image(source: Path, directory: Path) -> TakenImage:
     """Return the copy of the disk image ``source`` in ``directory``, made unless one of the same content is there.
 
-    Only its owner may read it, whoever may read ``source``: an image may hold passwords and keys.
+    Only its owner may read it, whoever may read ``source``: an image may hold passwords and keys. Nobody writes to it.
 
     Raises:
         ImageError: it is no image that may be used, or changes while it is read.
@@ -43,16 +43,15 @@ def take_image(source: Path, directory: Path) -> TakenImage:
     sha256 = image_sha256(source)
     path = directory / f"{sha256}.{looked_at.format}"
     if not path.exists():
-        # entered by who knows the name, and listed by nobody, until the copy has its mode
+        # entered by who knows the name, and listed by nobody
         directory.mkdir(parents=True, exist_ok=True)
         directory.chmod(0o711)
-        with making(path) as temporary:
+        with making(path, mode=0o400) as temporary:
             if temporary is not None:
                 _copy(source, temporary)
                 if _sha256(temporary) != sha256:
                     raise ImageError(f"{source} changed while it was read", hint="wait until its writer has finished")
                 inspect_image(temporary)
-    path.chmod(0o600)
     return TakenImage(inspect_image(path), sha256, path.stat().st_size)
 
 
@@ -82,7 +81,8 @@ def _sha256(path: Path) -> str:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy what ``source`` holds and leave its holes (lseek(2), SEEK_DATA)."""
-    with source.open("rb") as read, target.open("xb") as write:
+    target.touch(0o600, exist_ok=False)
+    with source.open("rb") as read, target.open("wb") as write:
         size = os.fstat(read.fileno()).st_size
         write.truncate(size)
         end = 0

@@ -8,10 +8,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench.errors import InstanceError
+from bench.errors import HostError, InstanceError
 from bench.model import MemoryReading
 from vms.process import Hypervisor, family, find_processes, read_proc
 
+KILL_SECONDS: Final = 10.0
+NOTICE_SECONDS: Final = 2.0
+"""How long a controller may take to notice its container's end, usually some milliseconds."""
 LOGS: Final = Path("/var/log/libvirt/lxc")
 _LAST_BYTES: Final = 4096
 _LAST_LINES: Final = 3
@@ -34,12 +37,16 @@ class ContainerLife:
     def kill(self) -> None:
         """Kill process 1, whose end the kernel makes that of all in the container, and the controller notices.
 
+        One that hangs does not, and is killed too.
         libvirt's destroy asks first, then sleeps a fifth of a second at a time (virCgroupKillPainfully).
+
+        Raises:
+            HostError: one does not die.
         """
-        for process in (self._init, self._controller):
-            if process is not None:
-                process.kill()
-                return
+        if self._init is not None:
+            _see_off([self._init])
+        if self._controller is not None and not (self._init is not None and self._controller.wait(NOTICE_SECONDS)):
+            _see_off([self._controller])
 
     def memory(self) -> MemoryReading:
         """Sum up what the controller and all in the container cost, and what their cgroup is charged.
@@ -70,12 +77,19 @@ def kill_holders(name: str, pipe: int) -> None:
     """Kill what a start of container ``name`` left that holds the pipe of inode ``pipe``, and so is ours for certain.
 
     After a start that failed late libvirt forgets the controller and the process that it has forked already.
+
+    Raises:
+        HostError: one does not die.
     """
     _kill(name, lambda pid: _holds(pid, f"pipe:[{pipe}]"))
 
 
 def kill_container(name: str, uuid: str) -> None:
-    """Kill the container with ``uuid``, which libvirt puts into its environment, and its controller."""
+    """Kill the container with ``uuid``, which libvirt puts into its environment, and its controller.
+
+    Raises:
+        HostError: one does not die.
+    """
     needle = f"LIBVIRT_LXC_UUID={uuid}".encode()
     _kill(name, lambda pid: needle in read_proc(pid, "environ").split(b"\0"))
 
@@ -87,9 +101,16 @@ def _kill(name: str, is_ours: Callable[[int], bool]) -> None:
             pids = family(controller)
             pinned = [_pin(pid, brief) for pid in reversed(pids)]
             if any(map(is_ours, pids)):  # asked when they are pinned
-                for process in pinned:
-                    if process is not None:
-                        process.kill()
+                _see_off([process for process in pinned if process is not None])
+
+
+def _see_off(processes: list[Hypervisor]) -> None:
+    """Kill ``processes``, and return only when they are dead."""
+    for process in processes:
+        process.kill()
+    for process in processes:
+        if not process.wait(KILL_SECONDS):
+            raise HostError(f"process {process.pid} does not die", hint="dmesg may say what it waits for")
 
 
 def _is_controller(words: list[bytes], name: bytes) -> bool:

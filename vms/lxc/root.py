@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import HostError, InstanceError
-from bench.journal import Journal
+from bench.journal import Entry, Journal
 from vms.lxc.container import BUSYBOX
 
 SCRATCH: Final = "isomark/scratch"
@@ -30,9 +30,12 @@ def make_root(tree: Path, folder: Path, journal: Journal, undo: ExitStack) -> Pa
         OSError: a directory cannot be made.
     """
     entry = journal.own("directory", path=str(folder))
-    undo.callback(journal.gone, entry)
-    folder.mkdir(mode=0o711)
-    undo.callback(_remove, folder)
+    try:
+        folder.mkdir(mode=0o711)
+    except OSError:
+        journal.gone(entry)
+        raise
+    undo.callback(_bury, folder, journal, entry)
     upper, work, root = (folder / part for part in ("upper", "work", "root"))
     for part in (upper, work, root):
         part.mkdir()
@@ -69,6 +72,12 @@ def _unmount(path: Path) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
         raise HostError(f"cannot unmount {path}: {os.strerror(ctypes.get_errno())}")
+
+
+def _bury(folder: Path, journal: Journal, entry: Entry) -> None:
+    """Remove ``folder``, and only then call it gone."""
+    _remove(folder)
+    journal.gone(entry)
 
 
 def _remove(folder: Path) -> None:
