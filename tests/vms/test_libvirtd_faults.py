@@ -35,7 +35,7 @@ from vms.removal import remove_domain
 from vms.volumes import remove_volume
 
 libvirt = pytest.importorskip("libvirt")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.full  # it waits for time-outs
 PAYLOADS = {"good": GOOD, "waiting": "echo isomark ready; read -r x; echo isomark round 0 begin; sleep 1000"}
 FOREIGN = "5e1f0000-0000-4000-8000-0000000f0e16"
 FOREIGN_XML = f"""
@@ -83,7 +83,7 @@ def failure(trial: Trial) -> str:
     return "\n".join([trial.outcome.reason, trial.outcome.hint, *trial.outcome.tail])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.full)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_libvirtd_restarted_in_a_trial_fails_that_trial_alone(
     number: signal.Signals, trials: Trials, daemon: PrivateLibvirtd, lab: Lab
 ) -> None:
@@ -99,7 +99,6 @@ def test_a_libvirtd_restarted_in_a_trial_fails_that_trial_alone(
     assert trials.conduct("good").outcome.kind is OutcomeKind.OK
 
 
-@pytest.mark.full
 def test_a_libvirtd_that_is_gone_fails_the_trial_and_one_that_is_back_serves_the_next(
     trials: Trials, daemon: PrivateLibvirtd, lab: Lab
 ) -> None:
@@ -114,7 +113,6 @@ def test_a_libvirtd_that_is_gone_fails_the_trial_and_one_that_is_back_serves_the
     assert trials.conduct("good").outcome.kind is OutcomeKind.OK
 
 
-@pytest.mark.full
 def test_a_libvirtd_that_hangs_fails_the_trial_in_bounded_time(
     trials: Trials, daemon: PrivateLibvirtd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,7 +233,6 @@ def test_a_cut_line_to_another_host_fails_the_trial_and_the_next_one_passes(
         assert trials.conduct("good").outcome.kind is OutcomeKind.OK
 
 
-@pytest.mark.full
 def test_a_host_that_falls_silent_fails_the_trial_and_is_tidied_up_when_it_speaks_again(
     far: SessionHost, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
