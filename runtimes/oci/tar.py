@@ -24,6 +24,10 @@ MAX_ID: Final = 2**32 - 2
 MAX_NANOSECONDS: Final = 2**34 * 10**9
 """The last time that ext4 can store."""
 
+MAX_MAJOR: Final = 2**12
+MAX_MINOR: Final = 2**20
+"""What Linux's device numbers stay below (linux/kdev_t.h)."""
+
 Kind = Literal["file", "directory", "symlink", "hardlink", "character", "block", "fifo"]
 
 _KINDS: Final[dict[bytes, Kind]] = {
@@ -176,3 +180,6 @@ def _check(entry: Entry) -> None:
         raise damaged(f"has an entry owned by {entry.uid}:{entry.gid}")
     if abs(entry.mtime_ns) > MAX_NANOSECONDS:
         raise damaged("has an entry from an impossible time")
+    major, minor = entry.device
+    if not (0 <= major < MAX_MAJOR and 0 <= minor < MAX_MINOR):
+        raise damaged(f"has the impossible device {major}:{minor}")

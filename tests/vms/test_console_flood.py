@@ -71,7 +71,7 @@ def flood(folder: Path, kind: str, patience_seconds: float = HANG_SECONDS) -> It
     with ConsoleListener(path, None) as listener:
         command = [sys.executable, "-c", WRITER, str(path), KINDS[kind], str(patience_seconds)]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-            fd = listener.accept()[0]
+            fd = listener.accept()[0].detach()
             channel = Channel(fd, fd)
             try:
                 yield Flood(channel, process)
