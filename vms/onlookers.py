@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,6 +40,7 @@ class Onlookers:
 
         self._path = console.with_name(_NAME)
         self._channel = channel
+        self._shown = deque(channel.tail, maxlen=channel.tail.maxlen)
         self._lock = threading.Lock()
         self._present: list[socket.socket] = []
         self._door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
@@ -73,11 +75,12 @@ class Onlookers:
             one, _ = self._door.accept()
             one.setblocking(False)
             self._present.append(one)
-            for text in tuple(self._channel.tail):
+            for text in self._shown:
                 self._tell(one, text)
 
     def _show(self, text: str) -> None:
         with self._lock:
+            self._shown.append(text)  # what a newcomer is told, so that it hears each line once
             for one in tuple(self._present):
                 self._tell(one, text)
 
