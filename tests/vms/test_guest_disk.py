@@ -57,6 +57,7 @@ def test_a_disk_is_made_once_and_the_same_tree_gives_the_same_bytes(image: Workl
     assert make_disk(image, tmp_path / "disks") == first
     assert first.path.stat().st_mtime_ns == stamp
     second = make_disk(image, tmp_path / "other")
+    assert (second.size_bytes, second.path.stat().st_size) == (first.size_bytes, first.path.stat().st_size)
     # qemu-img knows holes (comparing 17 GB byte by byte takes a minute), which may lie elsewhere, as the host writes
     same = ["qemu-img", "compare", "-f", "raw", "-F", "raw", str(first.path), str(second.path)]
     subprocess.run(same, check=True, capture_output=True)
