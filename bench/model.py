@@ -198,6 +198,18 @@ class WorkloadImage:
     packages: Mapping[str, str] = field(default_factory=dict)
     """Debian package name -> version."""
 
+    def as_tree(self, form: str) -> Image:
+        """Return the unpacked tree as the ``form`` that a driver starts, for drivers that start from it as it is."""
+        return Image(
+            digest=self.digest,
+            form=form,
+            location=self.tree,
+            compressed_bytes=self.compressed_bytes,
+            unpacked_bytes=self.unpacked_bytes,
+            on_disk_bytes=self.tree_bytes,
+            parts={"tree": self.digest},
+        )
+
 
 @dataclass(frozen=True)
 class Image:

@@ -84,15 +84,7 @@ class SandboxDriver(ABC):
     def build(self, image: WorkloadImage) -> Image:
         """Return the unpacked tree, which instances start from as it is; the helper is started here, untimed."""
         self._open()
-        return Image(
-            digest=image.digest,
-            form=self.form,
-            location=image.tree,
-            compressed_bytes=image.compressed_bytes,
-            unpacked_bytes=image.unpacked_bytes,
-            on_disk_bytes=image.tree_bytes,
-            parts={"tree": image.digest},
-        )
+        return image.as_tree(self.form)
 
     def start(self, image: Image, launch: Launch) -> ProcessInstance:
         """Start an instance and return when its program runs.

@@ -4,31 +4,45 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
-from bench.driver import Lab
+from bench.driver import Driver, Lab
 from bench.errors import DriverUnavailable, HostError, ImageError
 from bench.journal import Journal
 from bench.lab import open_lab
+from bench.model import WorkloadImage
 from bench.state import journal_directory, state_directory
+from bench.suite import find_suite
+from bench.workload import find_workload
 from vms.events import LOOP
 from vms.kernel import GuestKernel, find_kernel
 
+D = TypeVar("D", bound=Driver)
 REQUIRED = frozenset(filter(None, os.environ.get("ISOMARK_REQUIRE", "").split(",")))
 """Drivers that may not skip and labs that may not be left out: what .ci/run promises to have tested."""
 LABS = ("xen", "full")
 """Markers of what takes minutes."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
     """A real lab in the default state directory, so that images and kernels are shared between tests."""
     with open_lab(state_directory()) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def workload_image(lab: Lab) -> WorkloadImage:
+    """The image of the suite ``quick``, which script/run has built."""
+    from runtimes.oci.workload_image import build_workload_image
+
+    workloads = [find_workload(name) for name in find_suite("quick").workloads]
+    return build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
 
 
 @pytest.fixture
@@ -77,6 +91,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+@contextmanager
+def usable(name: str, make: Callable[[], D]) -> Iterator[D]:
+    """The driver that ``make`` makes, closed at the end; skips where it cannot run, unless ``name`` is required."""
+    try:
+        made = make()
+    except DriverUnavailable as error:
+        skip_or_fail(name, error.message)
+        raise
+    try:
+        try:
+            made.check()
+        except DriverUnavailable as error:
+            skip_or_fail(name, f"{error.message} ({error.hint})")
+            raise
+        yield made
+    finally:
+        made.close()
 
 
 def skip_or_fail(driver: str, reason: str) -> None:

@@ -15,7 +15,7 @@ from xml.etree import ElementTree as ET
 from bench.abilities import House
 from bench.channel import Channel
 from bench.driver import Lab, Launch
-from bench.errors import DriverUnavailable, HostError, ImageError, InstanceError, OptionsError
+from bench.errors import DriverUnavailable, ImageError, InstanceError, OptionsError
 from bench.journal import Entry
 from bench.model import Image, Kind, Step, WorkloadImage
 from bench.network import Lease
@@ -30,7 +30,7 @@ from vms.graveyard import Graveyard
 from vms.guest_files import FileStore, GuestFiles, LocalFiles, RemoteFiles, places
 from vms.house import read_house
 from vms.huge_pages import require_huge_pages
-from vms.instance import VirtualServer, press_power_button
+from vms.instance import VirtualServer, press_power_button, started
 from vms.life import bury
 from vms.lifecycle import ManagedServer, Surroundings
 from vms.onlookers import Onlookers
@@ -175,16 +175,7 @@ class LibvirtDriver:
         Raises:
             InstanceError: it could not be started; nothing of it is left.
         """
-        spawned = time.monotonic()
-        try:
-            with ExitStack() as undo:
-                server = self._start(image, launch, undo, spawned)
-                server.owns(undo.pop_all())
-                return server
-        except (HostError, ImageError, DriverUnavailable) as error:
-            raise InstanceError(error.message, hint=error.hint) from error
-        except OSError as error:
-            raise InstanceError(f"the host refused: {error}", hint="df -h and isomark doctor may say why") from error
+        return started(partial(self._start, image, launch, time.monotonic()))
 
     def preview(self, launch: Launch) -> str:
         """The domain XML that ``start`` would hand to libvirt, with placeholders for files and UUID."""
@@ -210,7 +201,7 @@ class LibvirtDriver:
         self._graveyard.close()
         self._connection.close()
 
-    def _start(self, image: Image, launch: Launch, undo: ExitStack, spawned: float) -> VirtualServer:
+    def _start(self, image: Image, launch: Launch, spawned: float, undo: ExitStack) -> VirtualServer:
         if launch.limits.disk_bytes > ROOM_BYTES and self._options.guest != "image":
             raise InstanceError(
                 f"the disk has room for {ROOM_BYTES} bytes, not for {launch.limits.disk_bytes}",

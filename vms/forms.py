@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -49,26 +49,40 @@ def build_form(image: WorkloadImage, state: Path, platform: Platform, options: D
     return replace(built, parts={**built.parts, UEFI_CODE: str(code), UEFI_VARIABLES: str(variables)})
 
 
-def _direct(image: WorkloadImage, state: Path, platform: Platform, _options: DomainOptions) -> Image:
-    """The disk of ``image`` and the kernel and initramfs of ``platform``."""
+@dataclass(frozen=True)
+class _Entered:
+    """The kernel that a platform enters with its initramfs, as parts of an image, and what they add to its sizes."""
+
+    compressed_bytes: int
+    unpacked_bytes: int
+    on_disk_bytes: int
+    parts: Mapping[str, str]
+
+
+def _entered(state: Path, platform: Platform) -> _Entered:
     kernel = find_kernel(state)
     booted, initramfs = boot_files(state, kernel, platform)
+    return _Entered(
+        # what is shipped is the kernel as packaged, what is kept and booted the one taken out of it
+        compressed_bytes=sum(path.stat().st_size for path in (kernel.image, initramfs)),
+        unpacked_bytes=sum(path.stat().st_size for path in (booted, initramfs)),
+        on_disk_bytes=sum(path.stat().st_blocks * 512 for path in (booted, initramfs)),
+        parts={KERNEL: str(booted), "kernel version": kernel.version, INITRAMFS: str(initramfs)},
+    )
+
+
+def _direct(image: WorkloadImage, state: Path, platform: Platform, _options: DomainOptions) -> Image:
+    """The disk of ``image`` and the kernel and initramfs of ``platform``."""
+    kernel = _entered(state, platform)
     disk = make_disk(image, state / "disks")
-    extra = (booted, initramfs)
     return Image(
         digest=image.digest,
         form="ext4 disk, kernel and initramfs",
         location=disk.path,
-        # what is shipped is the kernel as packaged, what is kept and booted the one taken out of it
-        compressed_bytes=disk.compressed_bytes + sum(path.stat().st_size for path in (kernel.image, initramfs)),
-        unpacked_bytes=image.unpacked_bytes + sum(path.stat().st_size for path in extra),
-        on_disk_bytes=disk.on_disk_bytes + sum(path.stat().st_blocks * 512 for path in extra),
-        parts={
-            "disk": str(disk.path),
-            KERNEL: str(booted),
-            "kernel version": kernel.version,
-            INITRAMFS: str(initramfs),
-        },
+        compressed_bytes=disk.compressed_bytes + kernel.compressed_bytes,
+        unpacked_bytes=image.unpacked_bytes + kernel.unpacked_bytes,
+        on_disk_bytes=disk.on_disk_bytes + kernel.on_disk_bytes,
+        parts={"disk": str(disk.path), **kernel.parts},
         virtual_bytes=disk.size_bytes,
         used_bytes=disk.used_bytes,
     )
@@ -76,22 +90,15 @@ def _direct(image: WorkloadImage, state: Path, platform: Platform, _options: Dom
 
 def _shared(image: WorkloadImage, state: Path, platform: Platform, _options: DomainOptions) -> Image:
     """The very directory of ``image`` that containers run from, and the kernel and initramfs of ``platform``."""
-    kernel = find_kernel(state)
-    booted, initramfs = boot_files(state, kernel, platform)
-    extra = (booted, initramfs)
+    kernel = _entered(state, platform)
     return Image(
         digest=image.digest,
         form="directory, kernel and initramfs",
         location=image.tree,
-        compressed_bytes=image.compressed_bytes + sum(path.stat().st_size for path in (kernel.image, initramfs)),
-        unpacked_bytes=image.unpacked_bytes + sum(path.stat().st_size for path in extra),
-        on_disk_bytes=image.tree_bytes + sum(path.stat().st_blocks * 512 for path in extra),
-        parts={
-            TREE: str(image.tree),
-            KERNEL: str(booted),
-            "kernel version": kernel.version,
-            INITRAMFS: str(initramfs),
-        },
+        compressed_bytes=image.compressed_bytes + kernel.compressed_bytes,
+        unpacked_bytes=image.unpacked_bytes + kernel.unpacked_bytes,
+        on_disk_bytes=image.tree_bytes + kernel.on_disk_bytes,
+        parts={TREE: str(image.tree), **kernel.parts},
     )
 
 

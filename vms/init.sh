@@ -32,6 +32,7 @@ cp -a /links/. /root/dev/ && mount -a -T /etc/late || fail 'cannot prepare /dev'
 echo 1 >/root/proc/sys/kernel/printk          # from now on only a panic may print between the payload's lines
 echo 0 >/root/proc/sys/kernel/ctrl-alt-del    # Ctrl-Alt-Del, which the hypervisor can press, is SIGINT to process 1
 . /trial
+. /etc/child
 echo "$NAME" >/root/proc/sys/kernel/hostname
 
 ifconfig lo 127.0.0.1
@@ -44,11 +45,5 @@ stty -F "$TERMINAL" raw -echo
 payload <"$TERMINAL" >"$TERMINAL" 2>&1 &
 child=$!
 trap 'end=reboot; kill -TERM "$child"' INT
-# A signal ends wait early; wait also reaps whatever was left to process 1.
-while :; do
-    wait "$child"
-    status=$?
-    kill -0 "$child" 2>/dev/null || break
-done
-echo "isomark exit $status"
+await_child
 leave

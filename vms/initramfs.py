@@ -93,6 +93,7 @@ def base_archive(modules: Mapping[str, bytes], busybox: bytes, platform: Platfor
             cpio.link("links/stdout", "/proc/self/fd/1"),
             cpio.link("links/stderr", "/proc/self/fd/2"),
             cpio.character_device("dev/console", 5, 1),
+            cpio.file("etc/child", child_script()),
             cpio.file("etc/early", _EARLY.format(root=root).encode()),
             cpio.file("etc/terminal", f"TERMINAL={platform.terminal}\n".encode()),
             cpio.file("etc/late", _LATE.encode()),
@@ -102,6 +103,11 @@ def base_archive(modules: Mapping[str, bytes], busybox: bytes, platform: Platfor
             *(cpio.file(name, data) for name, data in zip(names, modules.values(), strict=True)),
         ]
     )
+
+
+def child_script() -> bytes:
+    """The shell function by which process 1 waits for the payload."""
+    return files("vms").joinpath("child.sh").read_bytes()
 
 
 def trial_archive(launch: Launch) -> bytes:

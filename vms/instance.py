@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
 from bench.channel import Channel
-from bench.errors import ConsoleTimeout, HostError
+from bench.errors import ConsoleTimeout, DriverUnavailable, HostError, ImageError, InstanceError
 from bench.model import Event, Line, MemoryReading, Step
 from bench.units import KIB
 from vms.connection import told
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     import libvirt
 
     AskToEnd = Callable[[libvirt.virDomain], None]
+
+Server = TypeVar("Server", bound="VirtualServer")
 
 KILL_SECONDS: Final = 10.0
 END_SECONDS: Final = 5.0
@@ -161,8 +163,7 @@ class VirtualServer:
         A user's image does only if something in it, like systemd-logind, listens to the power button.
         """
         if not self._life.wait(0):
-            with told("libvirt cannot ask the guest to end"):
-                self._ask_to_end(self._domain)
+            self._ask()
         return self._await_end(timeout_seconds)
 
     def kill(self) -> None:
@@ -186,6 +187,10 @@ class VirtualServer:
     ) -> None:
         self._undo.close()
 
+    def _ask(self) -> None:
+        with told("libvirt cannot ask the guest to end"):
+            self._ask_to_end(self._domain)
+
     def _await_end(self, timeout_seconds: float) -> bool:
         if not self._life.wait(timeout_seconds):
             return False
@@ -195,3 +200,20 @@ class VirtualServer:
             if not any(line.startswith("isomark exit ") for line in self._channel.tail):
                 self._channel.tail.extend(f"[{line}]" for line in self._life.last_words())
         return True
+
+
+def started(start: Callable[[ExitStack], Server]) -> Server:
+    """Return what ``start`` starts, which then owns what that has put on its stack; if it fails, that is undone.
+
+    Raises:
+        InstanceError: it failed, whatever refused it.
+    """
+    try:
+        with ExitStack() as undo:
+            server = start(undo)
+            server.owns(undo.pop_all())
+            return server
+    except (HostError, ImageError, DriverUnavailable) as error:
+        raise InstanceError(error.message, hint=error.hint) from error
+    except OSError as error:
+        raise InstanceError(f"the host refused: {error}", hint="df -h and isomark doctor may say why") from error

@@ -88,7 +88,7 @@ class ManagedServer(VirtualServer):
         address: str | None,
         own_disk_bytes: Callable[[], int],
     ) -> None:
-        super().__init__(channel, running.life, running.handle, self._patiently(ask_to_end), address, own_disk_bytes)
+        super().__init__(channel, running.life, running.handle, ask_to_end, address, own_disk_bytes)
         self._around = surroundings
         self._saved: PurePosixPath | None = None
         self._overlays = [surroundings.domain.disk]
@@ -128,8 +128,8 @@ class ManagedServer(VirtualServer):
             self._in_time("end the guest at its next reboot", partial(self._let_reboots, again=False))
         return super().stop(timeout_seconds)
 
-    def _patiently(self, ask: AskToEnd) -> AskToEnd:
-        return lambda domain: self._in_time("ask the guest to end", partial(ask, domain))
+    def _ask(self) -> None:
+        self._in_time("ask the guest to end", super()._ask)
 
     def _in_time(self, what: str, call: Callable[[], T]) -> T:
         return in_time(what, call, self._give_up, self._channel.tail)

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 LOGS: Final = Path("/var/log/libvirt/qemu")
 _LAST_BYTES: Final = 4096
+_LAST_LINES: Final = 3
 
 
 def last_words(name: str, logs: Path = LOGS) -> list[str]:
-    """Return QEMU's own last lines about domain ``name``, at most three; none where there is no log."""
+    """Return QEMU's own last lines about domain ``name``; see ``last_lines``."""
+    return last_lines(
+        name, logs, lambda line: "qemu-system" in line and "LC_ALL" not in line and "/usr/bin/" not in line
+    )
+
+
+def last_lines(name: str, logs: Path, is_meant: Callable[[str], bool]) -> list[str]:
+    """Return the last three lines on domain ``name`` in ``logs`` that ``is_meant``; none where there is no log."""
     try:
         data = (logs / f"{name}.log").read_bytes()[-_LAST_BYTES:]
     except OSError:
         return []
-    lines = data.decode("utf-8", "replace").splitlines()
-    return [line for line in lines if "qemu-system" in line and "LC_ALL" not in line and "/usr/bin/" not in line][-3:]
+    return [line for line in data.decode("utf-8", "replace").splitlines() if is_meant(line)][-_LAST_LINES:]
 
 
 def logs_of(address: str) -> Path:

@@ -5,19 +5,14 @@ libvirt's own ``readonly`` for virtiofs needs a newer daemon (libvirt 11.0); a r
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
-from bench.errors import HostError
+from vms.mounting import MS_BIND, MS_RDONLY, MS_REMOUNT, detach, mount
 
-_MS_RDONLY: Final = 1
-_MS_REMOUNT: Final = 32
-_MS_BIND: Final = 4096
-_MNT_DETACH: Final = 2
+_HINT: Final = 'a shared root needs root here; root = "disk" does not'
 
 
 def share_read_only(tree: Path, at: Path, undo: ExitStack) -> None:
@@ -30,21 +25,6 @@ def share_read_only(tree: Path, at: Path, undo: ExitStack) -> None:
         OSError: the directory cannot be made.
     """
     at.mkdir()
-    undo.callback(_unmount, at)  # before it is mounted: an interrupt may come right after
-    _mount(tree, at, _MS_BIND)
-    _mount(None, at, _MS_REMOUNT | _MS_BIND | _MS_RDONLY)
-
-
-def _mount(source: Path | None, target: Path, flags: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    what = None if source is None else os.fsencode(source)
-    if libc.mount(what, os.fsencode(target), None, ctypes.c_ulong(flags), None) != 0:
-        error = os.strerror(ctypes.get_errno())
-        raise HostError(f"cannot mount {target}: {error}", hint='a shared root needs root here; root = "disk" does not')
-
-
-def _unmount(path: Path) -> None:
-    """Detach it: a daemon that ends at this moment may still hold a copy of the mount. Fine if nothing is mounted."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0 and ctypes.get_errno() != errno.EINVAL:
-        raise HostError(f"cannot unmount {path}: {os.strerror(ctypes.get_errno())}")
+    undo.callback(detach, at)
+    mount(os.fsencode(tree), at, None, MS_BIND, None, _HINT)
+    mount(None, at, None, MS_REMOUNT | MS_BIND | MS_RDONLY, None, _HINT)

@@ -16,7 +16,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from synthetic_result import synthetic_result
 
 from bench import host_memory, ksm
@@ -25,15 +25,13 @@ from bench.clean import clean
 from bench.dialogue import Dialogue
 from bench.driver import Configurable, Driver, Instance, Lab, Launch
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable, HostError, InstanceError
+from bench.errors import HostError, InstanceError
 from bench.footprint import Footprint, Line, footprint
 from bench.journal import read_journals
-from bench.lab import open_lab
 from bench.metrics import MEMORY_CGROUP, MEMORY_PSS
 from bench.model import Case, Image, Limits, Metric, OutcomeKind, Trial, Workload
 from bench.observed import Observed
 from bench.result import Slot, WorkloadRecord
-from bench.state import state_directory
 from bench.trial import Aborted, Plan, conduct_trial
 from bench.units import MIB
 from bench.workload import find_workload
@@ -112,25 +110,10 @@ class Dying(Stumbling):
         return image
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-def usable(name: str, lab: Lab) -> Iterator[Driver]:
-    try:
-        made = load_driver(name, lab)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail(name, error.message)
-    yield made
-    made.close()
-
-
 @pytest.fixture(scope="module", params=["native", "container"])
 def driver(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Driver]:
-    yield from usable(request.param, lab)
+    with usable(request.param, lambda: load_driver(request.param, lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +129,7 @@ def trial(driver: Driver, image: Image, lab: Lab) -> Trial:
 @pytest.fixture(scope="module")
 def guests(lab: Lab) -> Iterator[Trial]:
     """The trial of as many direct guests, whose CPUs are emulated, with a balloon for libvirt's statistics."""
-    for qemu in usable("qemu", lab):
+    with usable("qemu", lambda: load_driver("qemu", lab)) as qemu:
         assert isinstance(qemu, Configurable)
         ballooned = qemu.configured({"balloon": "virtio"})
         disk = ballooned.build(build_workload_image([WORKLOAD], lab.state, lab.journal, lambda _: None))

@@ -2,52 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from synthetic_result import DRIVERS, synthetic_result
 
 from bench import metrics
 from bench.conduct import prepare
 from bench.driver import Lab
 from bench.drivers import Chosen, load_driver
-from bench.errors import DriverUnavailable
-from bench.lab import open_lab
-from bench.model import OutcomeKind, Sample
+from bench.model import OutcomeKind, Sample, WorkloadImage
 from bench.observed import Observed
 from bench.setting import Plan
-from bench.state import state_directory
 from bench.suite import find_suite
 from bench.trial import conduct_trial
 from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["native", "container", "qemu"])
-def test_a_result_knows_every_size_that_a_driver_has(name: str, lab: Lab) -> None:
+def test_a_result_knows_every_size_that_a_driver_has(name: str, workload_image: WorkloadImage, lab: Lab) -> None:
     suite = find_suite("quick").narrowed(workloads=["boot"], trials=1)
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]
-    try:
-        driver = load_driver(name, lab)
-        driver.check()
-    except DriverUnavailable as error:
-        skip_or_fail(name, error.message)
-    try:
-        image = build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
-        header = prepare(suite, workloads[:1], Chosen((driver,), ()), image, (), lab.state).header
+    boot = find_workload("boot")
+    with usable(name, lambda: load_driver(name, lab)) as driver:
+        header = prepare(suite, [boot], Chosen((driver,), ()), workload_image, (), lab.state).header
         plan = Plan(suite.limits, 0, 0, 1.0, 120.0)
-        trial = conduct_trial(header.schedule[0], workloads[0], driver, driver.build(image), plan, lab)
-    finally:
-        driver.close()
+        trial = conduct_trial(header.schedule[0], boot, driver, driver.build(workload_image), plan, lab)
     assert trial.outcome.kind is OutcomeKind.OK, trial.outcome
     observed = Observed(replace(synthetic_result(), header=header, trials=(trial,)))
     known = {metric.name: observed.size(name, metric.name).estimate for metric in metrics.IMAGE}

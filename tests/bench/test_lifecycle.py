@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 
 from bench import metrics
 from bench.abilities import Manageable, Verb
@@ -18,9 +18,8 @@ from bench.clean import clean
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Instance, Lab, Launch
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable, HostError
+from bench.errors import HostError
 from bench.journal import read_journals
-from bench.lab import open_lab
 from bench.model import Case, Image, Limits, OutcomeKind, Trial, Workload
 from bench.result import Slot
 from bench.setting import Plan
@@ -36,12 +35,6 @@ SILENT_SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def deaf(tmp_path_factory: pytest.TempPathFactory) -> Workload:
     """A workload that does not end when it is asked to."""
     folder = Path(shutil.copytree(BUILT_IN / "boot", tmp_path_factory.mktemp("w") / "deaf"))
@@ -54,13 +47,8 @@ def deaf(tmp_path_factory: pytest.TempPathFactory) -> Workload:
 
 @pytest.fixture(scope="module", params=["native", "container"])
 def driver(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Driver]:
-    try:
-        made = load_driver(request.param, lab)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail(request.param, error.message)
-    yield made
-    made.close()
+    with usable(request.param, lambda: load_driver(request.param, lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,13 +16,11 @@ from bench import metrics, minimum
 from bench.bisection import MAX_ATTEMPTS, REPEATS, smallest
 from bench.driver import Driver, Instance, Lab, Launch
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable, HostError, InstanceError
-from bench.lab import open_lab
+from bench.errors import HostError, InstanceError
 from bench.minimum import FINEST_BYTES, Attempts, candidates
 from bench.model import Case, Image, Kind, Limits, OutcomeKind, Trial, WorkloadImage
 from bench.result import Slot
 from bench.setting import Plan, Record, Setting
-from bench.state import state_directory
 from bench.suite import find_suite
 from bench.trial import conduct_trial
 from bench.units import MIB
@@ -146,21 +144,6 @@ def shell(launch: Launch, script: str) -> Launch:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-def checked(name: str, lab: Lab) -> Driver:
-    try:
-        made = load_driver(name, lab)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail(name, error.message)
-    return made
-
-
-@pytest.fixture(scope="module")
 def workload_image(lab: Lab) -> WorkloadImage:
     workloads = [find_workload(name) for name in (*find_suite("quick").workloads, "minimum")]
     return build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
@@ -168,9 +151,8 @@ def workload_image(lab: Lab) -> WorkloadImage:
 
 @pytest.fixture(scope="module")
 def container(lab: Lab) -> Iterator[Driver]:
-    made = checked("container", lab)
-    yield made
-    made.close()
+    with usable("container", lambda: load_driver("container", lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -227,11 +209,8 @@ def test_the_minimum_of_a_workload_that_holds_memory_is_that_and_a_little(
 
 @pytest.mark.slow
 def test_a_bare_process_has_no_minimum_and_says_why(workload_image: WorkloadImage, lab: Lab) -> None:
-    native = checked("native", lab)
-    try:
+    with usable("native", lambda: load_driver("native", lab)) as native:
         trial = conduct(native, native.build(workload_image), lab)
-    finally:
-        native.close()
     assert trial.outcome.kind is OutcomeKind.OK
     assert trial.samples == ()
     assert "no limit on memory" in trial.missing[metrics.MINIMUM_MEMORY.name]
@@ -315,10 +294,7 @@ def test_a_virtual_server_needs_its_kernel_on_top_of_the_workload(
     container: Driver, workload_image: WorkloadImage, lab: Lab
 ) -> None:
     plan = dataclasses.replace(PLAN, limits=Limits(memory_bytes=256 * MIB))
-    qemu = checked("qemu", lab)
-    try:
+    with usable("qemu", lambda: load_driver("qemu", lab)) as qemu:
         machine = require_sound(conduct(qemu, qemu.build(workload_image), lab, plan), plan)
-    finally:
-        qemu.close()
     alone = require_sound(conduct(container, container.build(workload_image), lab, plan), plan)
     assert alone + 16 * MIB < machine < 256 * MIB

@@ -9,33 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
+from small_workload import small_workload
 
 from bench.driver import Driver, Lab
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable
-from bench.lab import open_lab
 from bench.model import Case, Image, Limits, OutcomeKind, Trial, Workload, WorkloadImage
 from bench.result import Slot
-from bench.state import state_directory
 from bench.trial import Plan, conduct_trial
-from bench.workload import load_workload
 from runtimes.oci.workload_image import build_workload_image
 
 pytestmark = pytest.mark.slow
 
-TOML = """\
-name = "{name}"
-title = "{name}"
-description = "A payload for a test."
-load = "payload"
-[[metrics]]
-name = "work_per_second"
-title = "Work"
-unit = "operations/s"
-direction = "higher"
-definition = "Operations in one round divided by its length; for tests only."
-"""
 BEGIN = "echo isomark ready; read -r x; echo isomark round 0 begin"
 PAYLOADS = {
     "good": """
@@ -61,30 +46,13 @@ PLAN = Plan(Limits(), rounds=2, warmup_rounds=1, round_seconds=0.1, timeout_seco
 @pytest.fixture(scope="module")
 def workloads(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Workload]:
     root = tmp_path_factory.mktemp("workloads")
-    for name, script in PAYLOADS.items():
-        payload = root / name / "payload" / "run"
-        payload.parent.mkdir(parents=True)
-        payload.write_text(f"#!/bin/sh\n{script}\n")
-        payload.chmod(0o755)
-        (root / name / "workload.toml").write_text(TOML.format(name=name))
-    return {name: load_workload(root / name) for name in PAYLOADS}
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
+    return {name: small_workload(root, name, script) for name, script in PAYLOADS.items()}
 
 
 @pytest.fixture(scope="module", params=["native", "container"])
 def driver(request: pytest.FixtureRequest, lab: Lab) -> Iterator[Driver]:
-    try:
-        made = load_driver(request.param, lab)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail(request.param, error.message)
-    yield made
-    made.close()
+    with usable(request.param, lambda: load_driver(request.param, lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

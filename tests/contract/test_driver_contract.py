@@ -17,29 +17,12 @@ from bench.driver import Driver, Instance, Lab, Launch
 from bench.drivers import checked_driver, driver_entry_points
 from bench.errors import ConsoleTimeout, DriverUnavailable, InstanceError
 from bench.journal import Journal, read_journals
-from bench.lab import open_lab
 from bench.model import EVENT_ORDER, Image, Limits, WorkloadImage
-from bench.state import state_directory
-from bench.suite import find_suite
-from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
 
 pytestmark = pytest.mark.slow
 
 READY_SECONDS = 60.0
 names = itertools.count()
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def workload_image(lab: Lab) -> WorkloadImage:
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]  # the image that script/run has built
-    return build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
 
 
 @pytest.fixture(scope="module", params=sorted(driver_entry_points()))

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from vms.process import find_processes
+
 USER = "nobody"
 START_SECONDS = 30.0
 
@@ -85,15 +87,8 @@ class SessionHost:
 
     def hypervisors(self) -> list[int]:
         """The QEMU processes of this host: those that have its directory on their command line."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"qemu-system" in words[0] and any(os.fsencode(self.home) in word for word in words):
-                found.append(int(path.parent.name))
-        return found
+        home = os.fsencode(self.home)
+        return find_processes(lambda words: b"qemu-system" in words[0] and any(home in word for word in words))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End the daemon; its guests are not asked."""

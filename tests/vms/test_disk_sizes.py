@@ -5,24 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 
 from bench.abilities import OwnDisk
 from bench.dialogue import Dialogue
-from bench.driver import Configurable, Driver, Lab, Launch
+from bench.driver import Lab, Launch
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable, ImageError
-from bench.lab import open_lab
+from bench.errors import ImageError
 from bench.model import Limits, WorkloadImage
-from bench.state import state_directory
-from bench.suite import find_suite
 from bench.units import MIB
-from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
 from vms.ext4 import used_bytes
 
 READY_SECONDS = 180.0
@@ -90,37 +85,13 @@ def test_what_is_no_file_system_is_an_error(content: bytes, tmp_path: Path) -> N
 # --- a guest
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def workload_image(lab: Lab) -> WorkloadImage:
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]
-    return build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
-
-
-def prepared(options: Mapping[str, object], lab: Lab) -> Driver:
-    try:
-        made = load_driver("qemu", lab)
-        assert isinstance(made, Configurable)
-        made = made.configured(options)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail("qemu", error.message)
-    return made
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("options", "boot_writes"), FORMS)
 def test_the_sizes_are_those_that_the_guest_and_qemu_img_see(
     options: Mapping[str, object], boot_writes: int, workload_image: WorkloadImage, lab: Lab
 ) -> None:
-    driver = prepared(options, lab)
-    try:
+    with usable("qemu", lambda: load_driver("qemu", lab, options)) as driver:
         image = driver.build(workload_image)
         script = "stat -f -c '%b %f %S' /; cat /sys/class/block/vda/size; echo isomark ready; read quit"
         request = Launch(
@@ -139,8 +110,6 @@ def test_the_sizes_are_those_that_the_guest_and_qemu_img_see(
             )
             files = [path for path in overlay.parent.iterdir() if path.is_file()]
             allocated = sum(path.stat().st_blocks * 512 for path in files)
-    finally:
-        driver.close()
     (blocks, free, block_bytes), (sectors,) = ([int(number) for number in line] for line in numbers[-2:])
     assert image.used_bytes is not None
     assert image.used_bytes <= (blocks - free) * block_bytes <= image.used_bytes + boot_writes

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,8 @@ from conftest import skip_or_fail
 
 from bench.driver import Lab, Launch
 from bench.errors import HostError, ImageError, InstanceError
-from bench.lab import open_lab
 from bench.model import Limits, WorkloadImage
 from bench.network import example_lease
-from bench.state import state_directory
-from bench.suite import find_suite
-from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
 from vms.full.disk import FullDisk, make_full_disk
 from vms.full.trial_disk import trial_disk, write_trial_disk
 from vms.kernel import GuestKernel
@@ -30,23 +24,11 @@ ODD = 'it\'s $HOME "and"\nmore\t;'
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def image(lab: Lab) -> WorkloadImage:
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]
-    return build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
-
-
-@pytest.fixture(scope="module")
-def disk(lab: Lab, image: WorkloadImage, kernel: GuestKernel) -> FullDisk:
+def disk(lab: Lab, workload_image: WorkloadImage, kernel: GuestKernel) -> FullDisk:
     if os.geteuid() != 0:
         skip_or_fail("qemu-full", "only root can install a server")
     try:
-        return make_full_disk(image, kernel, lab.state / "disks")
+        return make_full_disk(workload_image, kernel, lab.state / "disks")
     except HostError as error:
         skip_or_fail("qemu-full", f"{error.message} ({error.hint})")
         raise
@@ -63,11 +45,11 @@ def debugfs(disk: FullDisk, request: str) -> str:
 
 @pytest.mark.full
 def test_the_root_file_system_has_no_fault_and_the_same_payload_as_every_other_guest(
-    disk: FullDisk, image: WorkloadImage
+    disk: FullDisk, workload_image: WorkloadImage
 ) -> None:
     checked = subprocess.run(["e2fsck", "-fn", f"{disk.path}?offset={ROOT_OFFSET}"], capture_output=True, check=False)
     assert checked.returncode == 0, checked.stdout
-    assert debugfs(disk, "cat /isomark/boot/run") == (image.tree / "isomark/boot/run").read_text()
+    assert debugfs(disk, "cat /isomark/boot/run") == (workload_image.tree / "isomark/boot/run").read_text()
     assert "isomark loader" in debugfs(disk, "cat /boot/grub/grub.cfg")
 
 
@@ -82,9 +64,9 @@ def test_no_two_servers_share_an_identity(disk: FullDisk) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_the_same_image_and_packages_give_the_same_bytes(
-    disk: FullDisk, image: WorkloadImage, kernel: GuestKernel, tmp_path: Path
+    disk: FullDisk, workload_image: WorkloadImage, kernel: GuestKernel, tmp_path: Path
 ) -> None:
-    again = make_full_disk(image, kernel, tmp_path / "disks")
+    again = make_full_disk(workload_image, kernel, tmp_path / "disks")
     # qemu-img knows holes; comparing 17 GB byte by byte takes a minute
     same = ["qemu-img", "compare", "-f", "raw", "-F", "raw", str(disk.path), str(again.path)]
     compared = subprocess.run(same, capture_output=True, text=True, check=False)
@@ -101,12 +83,12 @@ def test_what_the_images_packages_would_start_no_server_starts(disk: FullDisk) -
 
 @pytest.mark.full
 def test_making_it_leaves_neither_mount_nor_file_and_does_not_touch_the_tree(
-    disk: FullDisk, image: WorkloadImage
+    disk: FullDisk, workload_image: WorkloadImage
 ) -> None:
     assert [path.name for path in disk.path.parent.iterdir() if path.name.startswith(".")] == []
     assert str(disk.path.parent) not in Path("/proc/self/mountinfo").read_text()
-    assert not (image.tree / "usr/sbin/sshd").exists()
-    assert not (image.tree / "usr/sbin/policy-rc.d").exists()
+    assert not (workload_image.tree / "usr/sbin/sshd").exists()
+    assert not (workload_image.tree / "usr/sbin/policy-rc.d").exists()
 
 
 def test_a_tree_that_is_no_debian_is_an_error_that_leaves_nothing(kernel: GuestKernel, tmp_path: Path) -> None:

@@ -10,28 +10,27 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 from cloud_image import cloud_image
-from conftest import skip_or_fail
+from conftest import skip_or_fail, usable
 from session_host import SessionHost, session_host
 
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Lab, Launch
 from bench.drivers import load_driver
-from bench.errors import DriverUnavailable, HostError, ImageError
+from bench.errors import HostError, ImageError
 from bench.lab import open_lab
 from bench.load import http_round
 from bench.model import Case, Image, Limits, OutcomeKind, Workload, WorkloadImage
 from bench.result import Slot
 from bench.state import state_directory
-from bench.suite import find_suite
 from bench.trial import Plan, conduct_trial
 from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
+from vms.process import find_processes
 
 pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
 
@@ -53,12 +52,6 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture(scope="module")
-def bits(lab: Lab) -> WorkloadImage:
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]
-    return build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
-
-
-@pytest.fixture(scope="module")
 def remote() -> Iterator[SessionHost]:
     with session_host() as host:
         yield host
@@ -74,17 +67,10 @@ def cloud(lab: Lab) -> Path:
 
 
 @contextmanager
-def qemu(lab: Lab, bits: WorkloadImage, **options: object) -> Iterator[tuple[Driver, Image]]:
-    """A driver with ``options``, and its form of ``bits``."""
-    driver = load_driver("qemu", lab, options)
-    try:
-        try:
-            driver.check()
-        except DriverUnavailable as error:
-            skip_or_fail("full", f"{error.message} ({error.hint})")
-        yield driver, driver.build(bits)
-    finally:
-        driver.close()
+def qemu(lab: Lab, workload_image: WorkloadImage, **options: object) -> Iterator[tuple[Driver, Image]]:
+    """A driver with ``options``, and its form of ``workload_image``."""
+    with usable("full", lambda: load_driver("qemu", lab, options)) as driver:
+        yield driver, driver.build(workload_image)
 
 
 def launch(lab: Lab, *command: str, workload: Workload | None = None, **variables: str) -> Launch:
@@ -105,12 +91,6 @@ def figures_of_a_round(lab: Lab, workload: Workload, address: str | None) -> Map
     return http_round(address, workload.port, 1.0, lab.journal.owner.id, lab.network.inside)
 
 
-def command_lines() -> Iterator[str]:
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with suppress(OSError):
-            yield path.read_text(errors="replace")
-
-
 def virsh(*arguments: str) -> str:
     command = ["virsh", "-q", "-c", "qemu:///system", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -119,7 +99,7 @@ def virsh(*arguments: str) -> str:
 def require_nothing_left(lab: Lab, request: Launch) -> None:
     """Call it with the driver closed: libvirt itself notices an end a moment later."""
     assert request.name not in virsh("list", "--all", "--name")
-    assert [line for line in command_lines() if request.name in line] == []
+    assert find_processes(lambda words: request.name.encode() in b" ".join(words)) == []
     assert not (lab.scratch / request.name).exists()
     if VARIABLES.exists():
         assert [path.name for path in VARIABLES.iterdir() if request.name in path.name] == []
@@ -127,14 +107,14 @@ def require_nothing_left(lab: Lab, request: Launch) -> None:
 
 @pytest.mark.parametrize("firmware", ["bios", "ovmf"])
 def test_a_server_starts_in_order_answers_a_round_and_ends_by_its_power_button(
-    firmware: str, lab: Lab, bits: WorkloadImage
+    firmware: str, lab: Lab, workload_image: WorkloadImage
 ) -> None:
     http = find_workload("http")
     script = (
         'printf "odd %s\\n" "$ODD" | od -An -c | tr -d " \\n"; echo; ip -4 -o addr; systemctl is-active ssh '
         f"systemd-journald; systemctl --failed --no-legend; hostname; exec {http.command[0]}"
     )
-    with qemu(lab, bits, guest="full", firmware=firmware) as (driver, image):
+    with qemu(lab, workload_image, guest="full", firmware=firmware) as (driver, image):
         request = launch(lab, "/bin/sh", "-c", script, workload=http, ODD=ODD)
         with driver.start(image, request) as server:
             document = ET.fromstring(virsh("dumpxml", request.name))
@@ -164,9 +144,9 @@ def test_a_server_starts_in_order_answers_a_round_and_ends_by_its_power_button(
     require_nothing_left(lab, request)
 
 
-def test_a_panic_of_a_server_is_its_end_and_the_tail_says_why(lab: Lab, bits: WorkloadImage) -> None:
+def test_a_panic_of_a_server_is_its_end_and_the_tail_says_why(lab: Lab, workload_image: WorkloadImage) -> None:
     script = "echo isomark ready; sleep 1; echo c >/proc/sysrq-trigger; sleep 3600"
-    with qemu(lab, bits, guest="full", firmware="bios") as (driver, image):
+    with qemu(lab, workload_image, guest="full", firmware="bios") as (driver, image):
         request = launch(lab, "/bin/sh", "-c", script)
         with driver.start(image, request) as server:
             Dialogue(server, SECONDS).ready()
@@ -178,10 +158,10 @@ def test_a_panic_of_a_server_is_its_end_and_the_tail_says_why(lab: Lab, bits: Wo
 
 
 def test_a_server_on_another_host_gets_disk_and_firmware_from_here_and_leaves_neither(
-    lab: Lab, bits: WorkloadImage, remote: SessionHost, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, workload_image: WorkloadImage, remote: SessionHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOMARK_LIBVIRT_URI", remote.uri)
-    with qemu(lab, bits, guest="full", firmware="ovmf") as (driver, image):
+    with qemu(lab, workload_image, guest="full", firmware="ovmf") as (driver, image):
         request = launch(lab, workload=find_workload("boot"))
         with driver.start(image, request) as server:
             assert f"{request.name}.uefi" in remote.volumes()
@@ -196,10 +176,10 @@ def test_a_server_on_another_host_gets_disk_and_firmware_from_here_and_leaves_ne
 
 
 def test_a_cloud_image_gets_the_workload_from_its_seed_and_serves_it(
-    lab: Lab, bits: WorkloadImage, cloud: Path
+    lab: Lab, workload_image: WorkloadImage, cloud: Path
 ) -> None:
     http = find_workload("http")
-    with qemu(lab, bits, guest="image", image=str(cloud), firmware="bios") as (driver, image):
+    with qemu(lab, workload_image, guest="image", image=str(cloud), firmware="bios") as (driver, image):
         assert image.digest == f"sha256:{sha256sum(cloud)}"
         assert image.parts["format"] == "qcow2"
         request = launch(lab, "/bin/sh", "-c", f"df -k /; hostname; exec {http.command[0]}", workload=http)
@@ -220,11 +200,11 @@ def test_a_cloud_image_gets_the_workload_from_its_seed_and_serves_it(
 
 
 def test_a_workload_whose_program_the_image_lacks_fails_with_its_own_reason_on_another_host_too(
-    lab: Lab, bits: WorkloadImage, cloud: Path, remote: SessionHost, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, workload_image: WorkloadImage, cloud: Path, remote: SessionHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ISOMARK_LIBVIRT_URI", remote.uri)
     plan = Plan(Limits(memory_bytes=GIB), rounds=1, warmup_rounds=0, round_seconds=1.0, timeout_seconds=SECONDS)
-    with qemu(lab, bits, guest="image", image=str(cloud), firmware="ovmf") as (driver, image):
+    with qemu(lab, workload_image, guest="image", image=str(cloud), firmware="ovmf") as (driver, image):
         slot = Slot(next(names), 0, Case("cpu", driver.name))
         trial = conduct_trial(slot, find_workload("cpu"), driver, image, plan, lab)
     assert trial.outcome.kind is OutcomeKind.FAILED

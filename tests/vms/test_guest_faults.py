@@ -11,15 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from trials import GOOD, Trials, meanwhile
 
 from bench.channel import MAX_LINE_BYTES
 from bench.driver import Lab
-from bench.errors import DriverUnavailable
-from bench.lab import open_lab
 from bench.model import OutcomeKind, Trial
-from bench.state import state_directory
 from vms.domain import Platform
 from vms.driver import LibvirtDriver, qemu
 from vms.options import DomainOptions
@@ -47,14 +44,9 @@ FLOOD_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def driver(lab: Lab) -> Iterator[LibvirtDriver]:
-    yield from checked(qemu(lab))
+    with usable("qemu", lambda: qemu(lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -62,16 +54,6 @@ def trials(driver: LibvirtDriver, lab: Lab, tmp_path_factory: pytest.TempPathFac
     made = Trials(driver, lab, PAYLOADS, tmp_path_factory.mktemp("payloads"))
     yield made
     made.close()
-
-
-def checked(driver: LibvirtDriver) -> Iterator[LibvirtDriver]:
-    try:
-        driver.check()
-    except DriverUnavailable as error:
-        driver.close()
-        skip_or_fail("qemu", error.message)
-    yield driver
-    driver.close()
 
 
 def hypervisors(lab: Lab) -> list[int]:

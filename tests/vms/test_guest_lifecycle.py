@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from living_image import MEMORY, live, living_image, verbs_of
 from session_host import SessionHost, session_host
 from small_image import PATH
@@ -27,12 +27,8 @@ from bench.driver import Driver, Instance, Lab, Launch
 from bench.drivers import load_driver
 from bench.errors import ConsoleClosed, DriverUnavailable, InstanceError
 from bench.journal import read_journals
-from bench.lab import open_lab
-from bench.model import Image, Limits, OutcomeKind
+from bench.model import Image, Limits, OutcomeKind, WorkloadImage
 from bench.state import journal_directory, state_directory
-from bench.suite import find_suite
-from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
 from vms import deadline
 from vms.driver import qemu
 from vms.lifecycle import missing
@@ -61,20 +57,9 @@ done
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def driver(lab: Lab) -> Iterator[Driver]:
-    try:
-        made = load_driver("qemu", lab)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail("qemu", error.message)
-    yield made
-    made.close()
+    with usable("qemu", lambda: load_driver("qemu", lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -400,16 +385,12 @@ def test_what_a_hypervisor_cannot_do_is_missing_with_its_reason() -> None:
 @pytest.mark.full
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("firmware", ["bios", "ovmf"])
-def test_a_whole_server_reboots_by_its_systemd_and_is_shut_down_by_acpi(lab: Lab, firmware: str) -> None:
-    try:
-        driver = qemu(lab).configured({"guest": "full", "firmware": firmware})
-        driver.check()
-    except DriverUnavailable as error:
-        skip_or_fail("full", error.message)
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]  # a server of them has been made
-    image = driver.build(build_workload_image(workloads, lab.state, lab.journal, lambda _: None))
-    trial = live(driver, image, lab, SERVER_SECONDS)
-    driver.close()
+def test_a_whole_server_reboots_by_its_systemd_and_is_shut_down_by_acpi(
+    workload_image: WorkloadImage, lab: Lab, firmware: str
+) -> None:
+    options = {"guest": "full", "firmware": firmware}
+    with usable("full", lambda: qemu(lab).configured(options)) as driver:
+        trial = live(driver, driver.build(workload_image), lab, SERVER_SECONDS)
     assert trial.outcome.kind is OutcomeKind.OK, trial.outcome
     taken = {sample.metric: sample.value for sample in trial.samples}
     print(f"{firmware}:", ", ".join(f"{name} {value:.3f}" for name, value in taken.items()))

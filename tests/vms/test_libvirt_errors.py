@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from session_host import session_host
 from small_image import PATH, small_image
 
@@ -45,14 +45,8 @@ def image(driver: Driver, tmp_path: Path) -> Iterator[Image]:
 
 @pytest.fixture
 def driver(lab: Lab) -> Iterator[Driver]:
-    made = qemu(lab)
-    try:
-        made.check()
-    except DriverUnavailable as error:
-        made.close()
-        skip_or_fail("qemu", error.message)
-    yield made
-    made.close()
+    with usable("qemu", lambda: qemu(lab)) as made:
+        yield made
 
 
 def launch(lab: Lab, name: str = "") -> Launch:

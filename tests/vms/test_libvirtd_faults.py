@@ -24,9 +24,7 @@ from bench.clean import clean
 from bench.driver import Lab, Launch
 from bench.errors import DriverUnavailable, HostError
 from bench.journal import Journal, read_journal, read_journals
-from bench.lab import open_lab
 from bench.model import OutcomeKind, Trial
-from bench.state import state_directory
 from vms import connection as connection_module
 from vms.connection import Connection
 from vms.driver import qemu
@@ -42,12 +40,6 @@ FOREIGN_XML = f"""
 <domain type='qemu'><name>somebody-else-s</name><uuid>{FOREIGN}</uuid><memory unit='MiB'>64</memory>
 <os><type arch='x86_64'>hvm</type></os><devices/></domain>
 """
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
 
 
 @pytest.fixture(scope="module")

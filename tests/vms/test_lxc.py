@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from private_libvirtd import private_libvirtd
 from small_image import PATH, small_image
 
@@ -29,7 +29,6 @@ from bench.errors import ConsoleFlood, DriverUnavailable, HostError, InstanceErr
 from bench.journal import read_journals
 from bench.lab import open_lab
 from bench.model import Image, Limits
-from bench.state import state_directory
 from vms.connection import Connection
 from vms.lxc import driver as lxc_driver
 from vms.lxc import life
@@ -38,7 +37,7 @@ from vms.lxc.controller import misplaced_cgroups
 from vms.lxc.driver import LxcDriver, lxc
 from vms.lxc.life import LOGS
 from vms.lxc.root import make_root
-from vms.process import Hypervisor
+from vms.process import Hypervisor, find_processes
 from vms.removal import remove_domain
 
 pytestmark = pytest.mark.slow
@@ -50,20 +49,9 @@ names = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def driver(lab: Lab) -> Iterator[LxcDriver]:
-    made = lxc(lab)
-    try:
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail("lxc", f"{error.message} ({error.hint})")
-    yield made
-    made.close()
+    with usable("lxc", lambda: lxc(lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -454,18 +442,8 @@ def replace_in_xml(old: str, new: str) -> Callable[[Container], str]:
 
 def _controllers(name: str) -> list[int]:
     """Processes that have ``name`` on their command line, but for this one."""
-    return [
-        int(path.parent.name)
-        for path in Path("/proc").glob("[0-9]*/cmdline")
-        if _has_word(path, name.encode()) and int(path.parent.name) != os.getpid()
-    ]
-
-
-def _has_word(path: Path, word: bytes) -> bool:
-    try:
-        return word in path.read_bytes().split(b"\0")
-    except OSError:
-        return False
+    found = find_processes(lambda words: name.encode() in words)
+    return [pid for pid in found if pid != os.getpid()]
 
 
 def _await(done: Callable[[], bool]) -> None:

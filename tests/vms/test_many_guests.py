@@ -12,13 +12,12 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from session_host import session_host
 from small_image import PATH, small_image
 
 from bench.dialogue import Dialogue
 from bench.driver import Lab, Launch
-from bench.errors import DriverUnavailable
 from bench.journal import read_journals
 from bench.model import Limits
 from vms.connection import Connection
@@ -43,23 +42,15 @@ def driver(
     request: pytest.FixtureRequest, before: dict[str, int], lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LibvirtDriver]:
     if request.param == "here":
-        yield from _checked(lab)
+        with usable("qemu", lambda: qemu(lab)) as made:
+            yield made
         return
     with session_host() as host:
         monkeypatch.setenv("ISOMARK_LIBVIRT_URI", host.uri)
-        yield from _checked(lab)
+        with usable("qemu", lambda: qemu(lab)) as made:
+            yield made
         assert not [name for name in host.volumes() if name.startswith("iso-")]
         assert host.hypervisors() == []
-
-
-def _checked(lab: Lab) -> Iterator[LibvirtDriver]:
-    made = qemu(lab)
-    try:
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail("qemu", error.message)
-    yield made
-    made.close()
 
 
 @pytest.mark.parametrize("guests", [3, pytest.param(20, marks=[pytest.mark.full, pytest.mark.timeout(900)])])

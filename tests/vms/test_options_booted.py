@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 from small_image import PATH, small_image
 
 from bench.abilities import OnHugePages
@@ -27,10 +27,6 @@ from bench.errors import DriverUnavailable
 from bench.lab import open_lab
 from bench.model import Limits, WorkloadImage
 from bench.state import journal_directory, state_directory
-from bench.suite import find_suite
-from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
-from vms.driver import LibvirtDriver
 from vms.helpers import helpers
 from vms.process import find_processes
 
@@ -68,12 +64,6 @@ class Guest:
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def busybox(tmp_path_factory: pytest.TempPathFactory) -> WorkloadImage:
     return small_image(tmp_path_factory.mktemp("busybox") / "tree")
 
@@ -83,23 +73,21 @@ def booted(
     lab: Lab, bits: WorkloadImage, table: dict[str, object], script: str = "", limits: Limits | None = None
 ) -> Iterator[Guest]:
     """Boot a guest with the options of ``table``, which does ``script`` and is ready when that is done."""
-    driver = _driver(lab, table)
-    image = driver.build(bits)
     name = f"iso-{lab.journal.owner.id}-o{next(names)}"
     lease = lab.network.lease() if lab.network is not None else None
     command = ("/bin/sh", "-c", f'{script}\necho isomark ready; read line; eval "$line"; read line')
-    try:
-        with driver.start(
-            image, Launch(name, command, PATH, limits or Limits(memory_bytes=256 * MIB), lease)
-        ) as server:
-            said = list(_until_ready(server))
-            (pid,) = find_processes(lambda words: f"guest={name},debug-threads=on".encode() in words)
-            yield Guest(server, name, said, pid)
-    finally:
-        driver.close()
-        if bits.reference == "busybox" and "disk" in image.parts:
-            for path in (image.location, image.location.with_suffix(".json")):
-                path.unlink(missing_ok=True)
+    launch = Launch(name, command, PATH, limits or Limits(memory_bytes=256 * MIB), lease)
+    with usable("qemu", lambda: load_driver("qemu", lab, table)) as driver:
+        image = driver.build(bits)
+        try:
+            with driver.start(image, launch) as server:
+                said = list(_until_ready(server))
+                (pid,) = find_processes(lambda words: f"guest={name},debug-threads=on".encode() in words)
+                yield Guest(server, name, said, pid)
+        finally:
+            if bits.reference == "busybox" and "disk" in image.parts:
+                for path in (image.location, image.location.with_suffix(".json")):
+                    path.unlink(missing_ok=True)
 
 
 def _until_ready(instance: Instance) -> Iterator[str]:
@@ -108,17 +96,6 @@ def _until_ready(instance: Instance) -> Iterator[str]:
             return
         yield line.text
     pytest.fail("it never was ready:\n" + "\n".join(instance.tail))
-
-
-def _driver(lab: Lab, table: dict[str, object]) -> LibvirtDriver:
-    driver = load_driver("qemu", lab, table)
-    assert isinstance(driver, LibvirtDriver)
-    try:
-        driver.check()
-    except DriverUnavailable as error:
-        driver.close()
-        skip_or_fail("qemu", error.message)
-    return driver
 
 
 def topology_and_pinning(guest: Guest) -> None:
@@ -287,11 +264,10 @@ def test_a_killed_run_leaves_no_daemon_no_mount_and_the_image_as_it_was(tmp_path
 
 @pytest.mark.full
 @pytest.mark.timeout(900)
-def test_a_whole_server_finds_its_disks_on_another_bus(lab: Lab) -> None:
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]
-    bits = build_workload_image(workloads, lab.state, lab.journal, lambda _: None)
+def test_a_whole_server_finds_its_disks_on_another_bus(lab: Lab, workload_image: WorkloadImage) -> None:
     table: dict[str, object] = {"guest": "full", "firmware": "bios", "disk_bus": "scsi"}
-    with booted(lab, bits, table, "for d in /sys/block/*; do echo $d; done", Limits(memory_bytes=1024 * MIB)) as guest:
+    limits = Limits(memory_bytes=1024 * MIB)
+    with booted(lab, workload_image, table, "for d in /sys/block/*; do echo $d; done", limits) as guest:
         assert "/sys/block/sda" in guest.said
         assert "/sys/block/sdb" in guest.said, "the trial's own disk"
         assert not [line for line in guest.said if line.startswith("/sys/block/vd")]

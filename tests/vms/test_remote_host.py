@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import usable
 from session_host import SessionHost, session_host
 from small_image import PATH, small_image
 
@@ -19,7 +20,7 @@ from bench.abilities import OwnDisk
 from bench.clean import clean
 from bench.dialogue import Dialogue
 from bench.driver import Driver, Lab, Launch
-from bench.errors import DriverUnavailable, HostError, InstanceError
+from bench.errors import HostError, InstanceError
 from bench.journal import Journal, read_journals
 from bench.lab import open_lab
 from bench.model import Image, Limits
@@ -51,13 +52,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 @pytest.fixture
 def driver(remote: SessionHost, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     monkeypatch.setenv("ISOMARK_LIBVIRT_URI", remote.uri)
-    made = qemu(lab)
-    try:
-        made.check()
-    except DriverUnavailable as error:
-        pytest.skip(error.message)
-    yield made
-    made.close()
+    with usable("qemu", lambda: qemu(lab)) as made:
+        yield made
 
 
 @pytest.fixture
@@ -203,20 +199,18 @@ def test_closing_leaves_no_thread_and_no_descriptor(driver: Driver, image: Image
     with driver.start(image, launch(lab, "echo isomark ready")) as instance:
         Dialogue(instance, READY_SECONDS).ready()
     del instance
-    gc.collect()  # a server and its verbs refer to each other
     driver.close()
-    assert _descriptors() - before == Counter()
+    # GLib, below libvirt, opens and closes one eventfd as it sees fit: test_many_guests shows that they do not add up
+    assert _descriptors() - before in (Counter(), Counter(["anon_inode:[eventfd]"]))
     assert not [thread.name for thread in threading.enumerate() if thread.name == "libvirt events"]
     (mine,) = [left for left in read_journals(Path(lab.journal.path).parent) if left.owner == lab.journal.owner]
     assert {entry.kind for entry in mine.entries} <= {"directory", "netns"}
 
 
 def _descriptors() -> Counter[str]:
-    """What this process has open, but for the eventfds that GLib, below libvirt, keeps as it sees fit."""
+    """What this process has open, by what it is."""
     links = (Path("/proc/self/fd") / name for name in os.listdir("/proc/self/fd"))
-    open_ = Counter(os.readlink(link) for link in links if os.path.lexists(link))
-    del open_["anon_inode:[eventfd]"]
-    return open_
+    return Counter(os.readlink(link) for link in links if os.path.lexists(link))
 
 
 def _resident_bytes() -> int:

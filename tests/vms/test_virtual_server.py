@@ -9,17 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import skip_or_fail
+from conftest import usable
 
 from bench.driver import Driver, Lab, Launch
 from bench.drivers import load_driver
 from bench.errors import DriverUnavailable, InstanceError
-from bench.lab import open_lab
-from bench.model import Image, Limits
-from bench.state import state_directory
-from bench.suite import find_suite
-from bench.workload import find_workload
-from runtimes.oci.workload_image import build_workload_image
+from bench.model import Image, Limits, WorkloadImage
 from vms.removal import remove_domain
 
 pytestmark = pytest.mark.slow
@@ -27,26 +22,14 @@ names = itertools.count()
 
 
 @pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with open_lab(state_directory()) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def driver(lab: Lab) -> Iterator[Driver]:
-    try:
-        made = load_driver("qemu", lab)
-        made.check()
-    except DriverUnavailable as error:
-        skip_or_fail("qemu", error.message)
-    yield made
-    made.close()
+    with usable("qemu", lambda: load_driver("qemu", lab)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
-def image(driver: Driver, lab: Lab) -> Image:
-    workloads = [find_workload(name) for name in find_suite("quick").workloads]
-    return driver.build(build_workload_image(workloads, lab.state, lab.journal, lambda _: None))
+def image(driver: Driver, workload_image: WorkloadImage) -> Image:
+    return driver.build(workload_image)
 
 
 def launch(lab: Lab, script: str, limits: Limits | None = None) -> Launch:

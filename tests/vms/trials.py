@@ -9,25 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from small_image import small_image
+from small_workload import small_workload
 
 from bench.driver import Driver, Lab
 from bench.model import Case, Image, Limits, Trial
 from bench.result import Slot
 from bench.trial import Plan, conduct_trial
-from bench.workload import load_workload
 
-TOML = """\
-name = "{name}"
-title = "{name}"
-description = "A payload for a test."
-load = "payload"
-[[metrics]]
-name = "work_per_second"
-title = "Work"
-unit = "operations/s"
-direction = "higher"
-definition = "Operations in one round divided by its length; for tests only."
-"""
 GOOD = """
 echo isomark ready
 while read -r word number; do
@@ -48,21 +36,15 @@ class Trials:
     def __init__(self, driver: Driver, lab: Lab, payloads: dict[str, str], folder: Path) -> None:
         self._driver = driver
         self._lab = lab
-        self._folder = folder
-        scripts = {f"isomark/{name}/run": f"#!/bin/sh\n{script}\n" for name, script in payloads.items()}
+        self._workloads = {name: small_workload(folder, name, script) for name, script in payloads.items()}
+        scripts = {f"isomark/{name}/run": (folder / name / "payload/run").read_text() for name in payloads}
         self.image: Image = driver.build(small_image(folder / "tree", scripts))
-        for name in payloads:
-            (folder / name / "payload").mkdir(parents=True)
-            (folder / name / "payload/run").write_text(scripts[f"isomark/{name}/run"])
-            (folder / name / "payload/run").chmod(0o755)
-            (folder / name / "workload.toml").write_text(TOML.format(name=name))
 
     def conduct(self, name: str, timeout_seconds: float = 60.0) -> Trial:
         """Conduct one."""
         plan = Plan(LIMITS, rounds=1, warmup_rounds=0, round_seconds=0.1, timeout_seconds=timeout_seconds)
-        workload = load_workload(self._folder / name)
         slot = Slot(next(numbers), 0, Case(name, self._driver.name))
-        return conduct_trial(slot, workload, self._driver, self.image, plan, self._lab)
+        return conduct_trial(slot, self._workloads[name], self._driver, self.image, plan, self._lab)
 
     def close(self) -> None:
         """Remove the disk that was made for them."""

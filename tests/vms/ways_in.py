@@ -18,6 +18,8 @@ import pytest
 from conftest import skip_or_fail
 from session_host import START_SECONDS, SessionHost, free_port, is_open
 
+from vms.process import find_processes
+
 NAME = "fred"
 PASSWORD = "correct-horse-battery"
 
@@ -104,15 +106,7 @@ class SshServer:
 
     def clients(self) -> list[int]:
         """The ssh processes that this test's libvirt started to get here."""
-        found = []
-        for path in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                words = path.read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0] == b"ssh" and os.fsencode(self.key) in words:
-                found.append(int(path.parent.name))
-        return found
+        return find_processes(lambda words: words[0] == b"ssh" and os.fsencode(self.key) in words)
 
     @contextmanager
     def running(self) -> Iterator[SshServer]:

@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
 from bench.driver import Lab, Launch
-from bench.errors import DriverUnavailable, HostError, InstanceError
+from bench.errors import DriverUnavailable, InstanceError
 from bench.journal import Entry
 from bench.model import Image, Kind, Limits, WorkloadImage
 from vms.connection import Connection, is_remote, shown, told
 from vms.graveyard import Graveyard
 from vms.initramfs import find_busybox
-from vms.instance import VirtualServer
+from vms.instance import VirtualServer, started
 from vms.lxc import covered
 from vms.lxc.container import BUSYBOX, Container, container_xml
 from vms.lxc.controller import controller, misplaced_cgroups
@@ -90,15 +90,7 @@ class LxcDriver:
 
     def build(self, image: WorkloadImage) -> Image:
         """Return the unpacked tree, which containers start from as it is."""
-        return Image(
-            digest=image.digest,
-            form=FORM,
-            location=image.tree,
-            compressed_bytes=image.compressed_bytes,
-            unpacked_bytes=image.unpacked_bytes,
-            on_disk_bytes=image.tree_bytes,
-            parts={"tree": image.digest},
-        )
+        return image.as_tree(FORM)
 
     def start(self, image: Image, launch: Launch) -> VirtualServer:
         """Create the container and return as soon as libvirt has started its process 1.
@@ -106,16 +98,7 @@ class LxcDriver:
         Raises:
             InstanceError: it could not be started; nothing of it is left.
         """
-        spawned = time.monotonic()
-        try:
-            with ExitStack() as undo:
-                instance = self._start(image, launch, undo, spawned)
-                instance.owns(undo.pop_all())
-                return instance
-        except (HostError, DriverUnavailable) as error:
-            raise InstanceError(error.message, hint=error.hint) from error
-        except OSError as error:
-            raise InstanceError(f"the host refused: {error}", hint="df -h and isomark doctor may say why") from error
+        return started(partial(self._start, image, launch, time.monotonic()))
 
     def preview(self, launch: Launch) -> str:
         """The domain XML that ``start`` would hand to libvirt, with a placeholder for its UUID."""
@@ -127,7 +110,7 @@ class LxcDriver:
         self._graveyard.close()
         self._connection.close()
 
-    def _start(self, image: Image, launch: Launch, undo: ExitStack, spawned: float) -> VirtualServer:
+    def _start(self, image: Image, launch: Launch, spawned: float, undo: ExitStack) -> VirtualServer:
         folder = self._lab.scratch / launch.name
         root = make_root(image.location, folder, self._lab.journal, undo)
         identity = str(uuid.uuid4())

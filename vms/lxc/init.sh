@@ -7,10 +7,4 @@ payload <&3 3<&- 4>&- 5<&- &
 child=$!
 exec 3<&- 4>&- 5<&-
 trap 'kill -TERM "$child"' TERM
-# A signal ends wait early; wait also reaps whatever was left to process 1.
-while :; do
-    wait "$child"
-    status=$?
-    kill -0 "$child" 2>/dev/null || break
-done
-echo "isomark exit $status"
+await_child

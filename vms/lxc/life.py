@@ -10,14 +10,13 @@ from typing import Final
 
 from bench.errors import HostError, InstanceError
 from bench.model import MemoryReading
+from vms.log import last_lines
 from vms.process import Hypervisor, family, find_processes, read_proc
 
 KILL_SECONDS: Final = 10.0
 NOTICE_SECONDS: Final = 2.0
 """How long a controller may take to notice its container's end, usually some milliseconds."""
 LOGS: Final = Path("/var/log/libvirt/lxc")
-_LAST_BYTES: Final = 4096
-_LAST_LINES: Final = 3
 
 
 class ContainerLife:
@@ -65,12 +64,7 @@ class ContainerLife:
 
 def last_words(name: str, logs: Path = LOGS) -> list[str]:
     """The last errors in the log that libvirt keeps for the container called ``name``; none where there is no log."""
-    try:
-        data = (logs / f"{name}.log").read_bytes()[-_LAST_BYTES:]
-    except OSError:
-        return []
-    lines = data.decode("utf-8", "replace").splitlines()
-    return [line for line in lines if ": error :" in line][-_LAST_LINES:]
+    return last_lines(name, logs, lambda line: ": error :" in line)
 
 
 def kill_holders(name: str, pipe: int) -> None:

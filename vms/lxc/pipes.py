@@ -9,7 +9,7 @@ from typing import Self
 
 from bench.channel import Channel
 from bench.driver import Launch
-from vms.initramfs import trial_script
+from vms.initramfs import child_script, trial_script
 
 
 class Pipes:
@@ -24,7 +24,7 @@ class Pipes:
 
     def __init__(self, launch: Launch) -> None:
         script = trial_script(launch, root=None).encode("utf-8", "surrogateescape")
-        script += files("vms.lxc").joinpath("init.sh").read_bytes()
+        script += child_script() + files("vms.lxc").joinpath("init.sh").read_bytes()
         self._open: set[int] = set()
         try:
             reads, self._commands = self._pipe()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 from contextlib import ExitStack
@@ -12,10 +11,10 @@ from typing import Final
 from bench.errors import HostError, InstanceError
 from bench.journal import Entry, Journal
 from vms.lxc.container import BUSYBOX
+from vms.mounting import detach, mount
 
 SCRATCH: Final = "isomark/scratch"
 """Where a payload may write files that it measures."""
-_MNT_DETACH: Final = 2
 _BLOCK_BYTES: Final = 512
 """Of st_blocks (stat(2))."""
 
@@ -39,8 +38,9 @@ def make_root(tree: Path, folder: Path, journal: Journal, undo: ExitStack) -> Pa
     upper, work, root = (folder / part for part in ("upper", "work", "root"))
     for part in (upper, work, root):
         part.mkdir()
-    _mount_overlay(tree, upper, work, root)
-    undo.callback(_unmount, root)
+    undo.callback(detach, root)
+    options = f"lowerdir={_escape(tree)},upperdir={_escape(upper)},workdir={_escape(work)}"
+    mount(b"overlay", root, b"overlay", 0, os.fsencode(options), "it needs root and overlayfs")
     (root / SCRATCH).mkdir(parents=True, exist_ok=True)
     (root / SCRATCH).chmod(0o1777)
     (root / BUSYBOX.lstrip("/")).touch()  # something is bound there
@@ -57,21 +57,6 @@ def allocated_bytes(folder: Path) -> int:
         return sum(path.lstat().st_blocks * _BLOCK_BYTES for path in (folder / "upper").rglob("*"))
     except FileNotFoundError as error:
         raise InstanceError("the instance is gone, or deletes files at this moment") from error
-
-
-def _mount_overlay(lower: Path, upper: Path, work: Path, target: Path) -> None:
-    data = f"lowerdir={_escape(lower)},upperdir={_escape(upper)},workdir={_escape(work)}"
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mount(b"overlay", os.fsencode(target), b"overlay", ctypes.c_ulong(0), os.fsencode(data)) != 0:
-        error = os.strerror(ctypes.get_errno())
-        raise HostError(f"cannot mount an overlay at {target}: {error}", hint="it needs root and overlayfs")
-
-
-def _unmount(path: Path) -> None:
-    """Detach it: a container that started meanwhile may hold a copy for a moment (libvirt_lxc's mount namespace)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.umount2(os.fsencode(path), _MNT_DETACH) != 0:
-        raise HostError(f"cannot unmount {path}: {os.strerror(ctypes.get_errno())}")
 
 
 def _bury(folder: Path, journal: Journal, entry: Entry) -> None:
