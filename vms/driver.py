@@ -21,6 +21,7 @@ from bench.model import Image, Kind, Step, WorkloadImage
 from bench.network import Lease
 from vms import host, proof
 from vms.connection import Connection, User, is_remote, shown, told, uri
+from vms.deadline import in_time
 from vms.description import describe
 from vms.disk import ROOM_BYTES
 from vms.domain import Domain, Nic, Platform, domain_xml
@@ -98,6 +99,7 @@ class LibvirtDriver:
             self._platform = replace(self._platform, ask_to_end=press_power_button)
         self._lab = lab
         self._connection = Connection(uri(platform))
+        self._consoles = Connection(uri(platform))
         self._is_process = is_process_here(self._connection.address)
         self._graveyard = Graveyard(self._connection)
         self._built: Image | None = None
@@ -199,6 +201,7 @@ class LibvirtDriver:
     def close(self) -> None:
         """See the last domains off and close the connection; idempotent."""
         self._graveyard.close()
+        self._consoles.close()
         self._connection.close()
 
     def _start(self, image: Image, launch: Launch, spawned: float, undo: ExitStack) -> VirtualServer:
@@ -239,7 +242,7 @@ class LibvirtDriver:
 
     def _place(self, domain: Domain, undo: ExitStack) -> Place:
         if not self._is_process:
-            return undo.enter_context(ThroughLibvirt(self._connection, domain.uuid))
+            return undo.enter_context(ThroughLibvirt(self._connection, self._consoles, domain.uuid))
         assert domain.console is not None
         return undo.enter_context(Here(Path(domain.console), domain.name, self._user))
 
@@ -286,8 +289,7 @@ class LibvirtDriver:
         flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
         # should this process die, libvirtd destroys the domain by itself
         tied = libvirt.VIR_DOMAIN_START_AUTODESTROY if self._platform.autodestroy else 0
-        with told("libvirt cannot start the domain"):
-            return handle.createXML(xml, tied | flags)
+        return in_time("start the domain", partial(handle.createXML, xml, tied | flags))
 
     def _bury(self, entry: Entry) -> None:
         """Make sure that the domain is dead, and only then call it gone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Protocol, Self, TypeVar
 
@@ -11,7 +12,7 @@ from bench.channel import Channel
 from bench.errors import ConsoleTimeout, DriverUnavailable, HostError, ImageError, InstanceError
 from bench.model import Event, Line, MemoryReading, Step
 from bench.units import KIB
-from vms.connection import told
+from vms.deadline import T, in_time
 from vms.standstill import standstill
 
 if TYPE_CHECKING:
@@ -144,8 +145,7 @@ class VirtualServer:
         Raises:
             InstanceError: the instance is gone.
         """
-        with told("libvirt does not tell the guest's memory"):
-            known = self._domain.memoryStats()
+        known = self._in_time("tell the guest's memory", self._domain.memoryStats)
         return {name: count * KIB for name, count in known.items() if name in BALLOON_SIZES}
 
     def cpu_seconds(self) -> float:
@@ -154,8 +154,7 @@ class VirtualServer:
         Raises:
             InstanceError: the instance is gone.
         """
-        with told("libvirt does not tell the guest's CPU time"):
-            return float(self._domain.info()[4]) / _NANOSECONDS
+        return float(self._in_time("tell the guest's CPU time", self._domain.info)[4]) / _NANOSECONDS
 
     def stop(self, timeout_seconds: float) -> bool:
         """Ask the guest to end the payload and power off; return whether it ended in time.
@@ -188,8 +187,13 @@ class VirtualServer:
         self._undo.close()
 
     def _ask(self) -> None:
-        with told("libvirt cannot ask the guest to end"):
-            self._ask_to_end(self._domain)
+        self._in_time("ask the guest to end", partial(self._ask_to_end, self._domain))
+
+    def _in_time(self, what: str, call: Callable[[], T]) -> T:
+        return in_time(what, call, self._give_up, self._channel.tail)
+
+    def _give_up(self) -> None:
+        """End what libvirt waits for, where that is possible without libvirt."""
 
     def _await_end(self, timeout_seconds: float) -> bool:
         if not self._life.wait(timeout_seconds):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from bench.errors import HostError, InstanceError
 from bench.model import MemoryReading
 from bench.units import KIB
-from vms.connection import Connection, Watch, shown, told
+from vms.connection import Connection, Watch, shown
+from vms.deadline import awaited, in_time
 from vms.remedies import hint_for
 
 if TYPE_CHECKING:
@@ -17,12 +19,13 @@ GONE_SECONDS: Final = 10.0
 
 
 class ManagedLife:
-    """One running ``domain``, followed by the events that ``watch`` collects."""
+    """One running ``domain``, followed by the events that ``watch`` collects; ``hang_up`` lets go of its console."""
 
-    def __init__(self, domain: libvirt.virDomain, watch: Watch, address: str) -> None:
+    def __init__(self, domain: libvirt.virDomain, watch: Watch, address: str, hang_up: Callable[[], None]) -> None:
         self._domain = domain
         self._watch = watch
         self._address = shown(address, address)
+        self._hang_up = hang_up
 
     def wait(self, timeout_seconds: float) -> bool:
         """Wait until it ended; return whether it did in time."""
@@ -35,6 +38,7 @@ class ManagedLife:
             HostError: libvirt does not do it.
         """
         if not self._watch.ended.is_set():
+            self._hang_up()
             destroy(self._domain)
 
     def memory(self) -> MemoryReading:
@@ -45,8 +49,7 @@ class ManagedLife:
         """
         if self._watch.ended.is_set():
             raise InstanceError("the instance is gone", hint="its last console lines may say why")
-        with told("libvirt does not tell the guest's memory"):
-            known = self._domain.memoryStats()
+        known = in_time("tell the guest's memory", self._domain.memoryStats)
         kibibytes = known.get("rss", known.get("actual"))
         return MemoryReading(None, None, hypervisor_bytes=None if kibibytes is None else kibibytes * KIB)
 
@@ -71,7 +74,9 @@ def destroy(domain: libvirt.virDomain) -> None:
     import libvirt
 
     try:
-        domain.destroy()
+        awaited("destroy the domain", domain.destroy)
+    except InstanceError as error:
+        raise HostError(error.message, hint=error.hint) from error
     except libvirt.libvirtError as error:
         if error.get_error_code() not in {libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID}:
             raise HostError(f"libvirt cannot destroy the domain: {error}", hint=hint_for(str(error))) from error

@@ -21,8 +21,8 @@ from bench.abilities import Verb
 from bench.channel import Channel
 from bench.errors import InstanceError
 from bench.model import Line
-from vms.connection import Connection, told
-from vms.deadline import T, begin, in_time
+from vms.connection import Connection
+from vms.deadline import begin
 from vms.domain import Domain, Platform
 from vms.instance import END_SECONDS, VirtualServer
 from vms.options import DomainOptions
@@ -116,10 +116,14 @@ class ManagedServer(VirtualServer):
         """Yield console lines until the hypervisor closes it; see ``VirtualServer.lines``.
 
         Once the init of a rebooted guest speaks, another reset, as after a panic, ends the domain as it did at first.
+        When the payload has ended without that, so will the domain.
         """
         for line in super().lines(timeout_seconds):
-            if self._starts_again and isinstance(protocol.parse(line.text), protocol.Init):
+            message = protocol.parse(line.text)
+            if self._starts_again and isinstance(message, protocol.Init):
                 self._in_time("end the guest at its next reboot", partial(self._let_reboots, again=False))
+            elif not self._starts_again and isinstance(message, protocol.Exit):
+                self._around.place.hang_up()
             yield line
 
     def stop(self, timeout_seconds: float) -> bool:
@@ -129,10 +133,8 @@ class ManagedServer(VirtualServer):
         return super().stop(timeout_seconds)
 
     def _ask(self) -> None:
-        self._in_time("ask the guest to end", super()._ask)
-
-    def _in_time(self, what: str, call: Callable[[], T]) -> T:
-        return in_time(what, call, self._give_up, self._channel.tail)
+        super()._ask()
+        self._around.place.hang_up()
 
     def _give_up(self) -> None:
         """Kill the hypervisor, which ends libvirt's waiting for it; one that is being restored has but its UUID yet."""
@@ -140,27 +142,25 @@ class ManagedServer(VirtualServer):
             kill_hypervisors(self._around.domain.uuid)
 
     def _suspend(self) -> float:
-        with told("libvirt cannot suspend the guest"):
-            self._domain.suspend()
+        self._domain.suspend()
         return time.monotonic()
 
     def _resume(self) -> float:
-        with told("libvirt cannot resume the guest"):
-            self._domain.resume()
+        self._domain.resume()
         return time.monotonic()
 
     def _save(self) -> float:
         """Libvirt's call returns late where process 1 is slow to reap the hypervisor, so its end is seen by itself."""
         self._saved = self._saved or self._around.add_file(SAVED, Path.touch)
-        with told("libvirt cannot save the guest"):
-            saving = begin(partial(self._domain.save, str(self._saved)))
-            while not (ended := self._life.wait(NOTICE_SECONDS)) and not saving.done():
-                continue
-            if not ended:
-                saving.result()
-                ended = self._life.wait(END_SECONDS)
-            at_seconds = time.monotonic()
+        self._around.place.hang_up()
+        saving = begin(partial(self._domain.save, str(self._saved)))
+        while not (ended := self._life.wait(NOTICE_SECONDS)) and not saving.done():
+            continue
+        if not ended:
             saving.result()
+            ended = self._life.wait(END_SECONDS)
+        at_seconds = time.monotonic()
+        saving.result()
         if not ended:
             raise InstanceError(f"the guest is saved, and {self._life.title} still runs")
         return at_seconds
@@ -177,9 +177,8 @@ class ManagedServer(VirtualServer):
 
         handle = self._around.connection.open()
         state = libvirt.VIR_DOMAIN_SAVE_PAUSED if paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
-        with told("libvirt cannot restore the guest"):
-            handle.restoreFlags(path, None, state)
-            return handle.lookupByUUIDString(self._around.domain.uuid)
+        handle.restoreFlags(path, None, state)
+        return handle.lookupByUUIDString(self._around.domain.uuid)
 
     def _snapshot(self) -> float:
         import libvirt
@@ -192,12 +191,11 @@ class ManagedServer(VirtualServer):
             # made by us, so that it belongs to the user that QEMU runs as
             | libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REUSE_EXT
         )
-        with told("libvirt cannot take a snapshot"):
-            disks = _disks(self._domain)
-            size = self._domain.blockInfo(disks[str(below)])[0]
-            write = partial(write_overlay, backing=below, size_bytes=size, backing_format="qcow2")
-            overlay = self._around.add_file(OVERLAY.format(len(self._overlays)), write)
-            self._domain.snapshotCreateXML(_snapshot_xml(disks, str(below), str(overlay)), flags)
+        disks = _disks(self._domain)
+        size = self._domain.blockInfo(disks[str(below)])[0]
+        write = partial(write_overlay, backing=below, size_bytes=size, backing_format="qcow2")
+        overlay = self._around.add_file(OVERLAY.format(len(self._overlays)), write)
+        self._domain.snapshotCreateXML(_snapshot_xml(disks, str(below), str(overlay)), flags)
         at_seconds = time.monotonic()
         self._overlays.append(overlay)
         return at_seconds
@@ -205,8 +203,7 @@ class ManagedServer(VirtualServer):
     def _reboot(self) -> float:
         """Every kind of guest takes Ctrl-Alt-Del as the wish to reboot; what comes of it is libvirt's to decide."""
         self._let_reboots(again=True)
-        with told("libvirt cannot ask the guest to reboot"):
-            press_ctrl_alt_del(self._domain)
+        press_ctrl_alt_del(self._domain)
         return time.monotonic()
 
     def _let_reboots(self, *, again: bool) -> None:
@@ -214,8 +211,7 @@ class ManagedServer(VirtualServer):
         import libvirt
 
         action = libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_RESTART if again else libvirt.VIR_DOMAIN_LIFECYCLE_ACTION_DESTROY
-        with told("libvirt does not let the guest reboot"):
-            self._domain.setLifecycleAction(libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT, action, libvirt.VIR_DOMAIN_AFFECT_LIVE)
+        self._domain.setLifecycleAction(libvirt.VIR_DOMAIN_LIFECYCLE_REBOOT, action, libvirt.VIR_DOMAIN_AFFECT_LIVE)
         self._starts_again = again
 
 

@@ -14,6 +14,7 @@ from bench.errors import InstanceError
 from bench.model import Step
 from vms.connection import Connection, User, told
 from vms.console import ConsoleListener, peer_pid
+from vms.deadline import in_time
 from vms.instance import Life
 from vms.life import ManagedLife
 from vms.process import Hypervisor
@@ -60,6 +61,9 @@ class Place(Protocol):
             InstanceError: it does not start.
         """
 
+    def hang_up(self) -> None:
+        """Let go of the console as far as libvirt has it: the domain is about to end (``vms.stream``)."""
+
 
 class Here(ExitStack):
     """This host: QEMU connects its console to a socket of ours at ``path``, by which its process is known too.
@@ -92,6 +96,9 @@ class Here(ExitStack):
             console = peer.detach()
         return Running(console, life, handle, (Step(CREATE, asked), Step(HYPERVISOR, connected), Step(RUN, running)))
 
+    def hang_up(self) -> None:
+        """Nothing of it is libvirt's."""
+
 
 def _awaited(accepting: Future[Accepted]) -> Accepted:
     """The console of a QEMU that libvirt has started: there already, or never."""
@@ -110,14 +117,19 @@ def _hang_up(accepting: Future[Accepted]) -> None:
 class ThroughLibvirt(ExitStack):
     """Wherever ``connection`` leads: libvirt carries the console and tells of the end.
 
+    The console has a connection of its own, ``consoles``: of two calls at once on one connection, the second may write
+    into the stack of the first (libvirt up to 10.2, CVE-2024-4418).
+
     The console is opened before the domain runs, so that nothing is lost. (QEMU drops what is written to a pseudo
     terminal that nobody has opened; Xen's console daemon keeps it.)
     """
 
-    def __init__(self, connection: Connection, uuid: str) -> None:
+    def __init__(self, connection: Connection, consoles: Connection, uuid: str) -> None:
         super().__init__()
         self._connection = connection
+        self._consoles = consoles
         self._uuid = uuid
+        self._stream: ConsoleStream | None = None
 
     def run(self, start: Start) -> Running:
         """Start it paused, open its console, let it run."""
@@ -129,11 +141,16 @@ class ThroughLibvirt(ExitStack):
         handle = start(True)
         created = time.monotonic()
         with told("libvirt cannot open the guest's console"):
-            stream = ConsoleStream(connection.open(), handle)
+            listening = self._consoles.open()
+            self._stream = stream = ConsoleStream(listening, listening.lookupByUUIDString(self._uuid))
         self.callback(stream.close)
         watch.then = stream.linger
         run = time.monotonic()
-        with told("libvirt does not let the domain run"):
-            handle.resume()
-        life = ManagedLife(handle, watch, connection.address)
+        in_time("let the domain run", handle.resume)
+        life = ManagedLife(handle, watch, connection.address, self.hang_up)
         return Running(stream.detach(), life, handle, (Step(CREATE, asked), Step(CONSOLE, created), Step(RUN, run)))
+
+    def hang_up(self) -> None:
+        """What the domain still says is lost; its end is told all the same."""
+        if self._stream is not None:
+            self._stream.hang_up()

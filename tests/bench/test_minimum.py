@@ -220,8 +220,9 @@ def test_a_bare_process_has_no_minimum_and_says_why(workload_image: WorkloadImag
 def test_a_workload_that_does_not_complete_with_the_suites_limit_is_a_failed_trial(
     container: Driver, image: Image, lab: Lab
 ) -> None:
-    plan = dataclasses.replace(PLAN, limits=Limits(memory_bytes=MIB))
-    trial = conduct(container, image, lab, plan)
+    plan = dataclasses.replace(PLAN, limits=Limits(memory_bytes=8 * MIB))
+    greedy = on_little("x=$(head -c 64m /dev/zero | tr '\\0' x)")  # with one too small to start it may crawl
+    trial = conduct(Changed(container, greedy), image, lab, plan)
     assert trial.outcome.kind is OutcomeKind.FAILED
     assert trial.samples == ()
     assert "out of memory" in "\n".join(trial.outcome.tail)

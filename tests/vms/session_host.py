@@ -97,6 +97,16 @@ class SessionHost:
             self._daemon.wait(START_SECONDS)
             self._daemon = None
 
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let the daemon stand still for the length of a block."""
+        assert self._daemon is not None
+        self._daemon.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._daemon.send_signal(signal.SIGCONT)
+
     def close(self) -> None:
         """End the daemon and what it left."""
         self.stop(signal.SIGKILL)

@@ -6,8 +6,10 @@ more or less is nothing, a gigabyte would be.
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -143,6 +145,7 @@ class FloodedDomain:
     """Its console is a volume of two gigabytes, which libvirtd sends as fast as it reads: a domain cannot print so."""
 
     def __init__(self, connection: Connection, content: bytes) -> None:
+        self._connection = connection
         pool = connection.open().storagePoolLookupByName("isomark")
         xml = f"<volume><name>flood</name><capacity>{2 * GIB}</capacity><allocation>0</allocation></volume>"
         self._volume = pool.createXML(xml, 0)
@@ -156,7 +159,8 @@ class FloodedDomain:
         self._volume.download(stream, 0, 2 * GIB, 0)
 
     def delete(self) -> None:
-        self._volume.delete(0)
+        pool = self._connection.open().storagePoolLookupByName("isomark")  # anew, should the connection have died
+        pool.storageVolLookupByName("flood").delete(0)
 
 
 @pytest.mark.slow
@@ -168,7 +172,8 @@ def test_a_flood_through_libvirt_is_cut_off_and_memory_stays_bounded(
     connection = Connection(host.uri)
     domain = FloodedDomain(connection, content)
     try:
-        with bounded(3 * LIMIT_BYTES), ExitStack() as undo:
+        # at this rate libvirt's client may find so much more to read that it is late to tell of it
+        with bounded(2 * GIB // 8), ExitStack() as undo:
             stream = ConsoleStream(connection.open(), domain)
             undo.callback(stream.close)
             fd = stream.detach()
@@ -181,3 +186,54 @@ def test_a_flood_through_libvirt_is_cut_off_and_memory_stays_bounded(
     finally:
         domain.delete()
         connection.close()
+
+
+@contextmanager
+def flooded(host: SessionHost) -> Iterator[tuple[Connection, ConsoleStream, socket.socket]]:
+    """A stream from a console that prints without end, and the trial's end of it."""
+    connection = Connection(host.uri)
+    domain = FloodedDomain(connection, b"")
+    stream = ConsoleStream(connection.open(), domain)
+    try:
+        with socket.socket(fileno=stream.detach()) as trial:
+            yield connection, stream, trial
+    finally:
+        stream.close()
+        domain.delete()
+        connection.close()
+
+
+def drained(trial: socket.socket) -> None:
+    """Read until the end."""
+    while trial.recv(1 << 20):
+        pass
+
+
+@pytest.mark.full
+def test_who_waits_for_a_libvirtd_that_hangs_to_let_go_keeps_nobody_from_noticing_it(host: SessionHost) -> None:
+    """Were it the event loop that waits, the call would never return."""
+    other = Connection(host.uri)
+    with flooded(host) as (_, stream, _):
+        handle = other.open()
+        with host.hanging():
+            waiting = threading.Thread(target=stream.hang_up)
+            waiting.start()
+            with pytest.raises(libvirt.libvirtError, match="keepalive"):
+                handle.getHostname()
+            waiting.join(HANG_SECONDS)
+            assert not waiting.is_alive()
+    other.close()
+
+
+def test_a_trial_is_told_the_end_of_a_console_let_go_with_the_domains(host: SessionHost) -> None:
+    with flooded(host) as (connection, stream, trial):
+        trial.settimeout(HANG_SECONDS)
+        assert trial.recv(1) == b"\0"
+        stream.hang_up()
+        trial.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            drained(trial)
+        stream.linger()
+        trial.settimeout(HANG_SECONDS)
+        assert trial.recv(1) == b""
+        assert connection.open().isAlive()

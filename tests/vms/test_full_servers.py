@@ -32,7 +32,7 @@ from bench.trial import Plan, conduct_trial
 from bench.workload import find_workload
 from vms.process import find_processes
 
-pytestmark = [pytest.mark.full, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.full, pytest.mark.timeout(900)]
 
 SECONDS = 900.0
 """For everything that a guest does: a limit for hangs."""

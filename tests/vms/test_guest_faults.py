@@ -130,6 +130,7 @@ def test_rubbish_on_the_console_harms_nobody(trials: Trials) -> None:
     assert [event.name for event in trial.events][-2:] == ["ready", "exited"]
 
 
+@pytest.mark.full
 def test_a_guest_that_only_prints_is_an_outcome_with_a_bounded_tail(trials: Trials, lab: Lab) -> None:
     before = resident_bytes()
     trial = trials.conduct("flooding", timeout_seconds=FLOOD_SECONDS)

@@ -224,6 +224,7 @@ def test_a_hypervisor_that_hangs_fails_the_verb_in_bounded_time_and_is_killed(
     assert not (lab.scratch / request.name).exists()
 
 
+@pytest.mark.full
 def test_a_hypervisor_that_hangs_while_it_is_restored_is_killed_too(
     driver: Driver, image: Image, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -353,6 +354,7 @@ def remote() -> Iterator[SessionHost]:
         yield host
 
 
+@pytest.mark.full
 def test_a_guest_on_another_host_has_the_whole_life_too(
     remote: SessionHost, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -383,7 +385,7 @@ def test_what_a_hypervisor_cannot_do_is_missing_with_its_reason() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("firmware", ["bios", "ovmf"])
 def test_a_whole_server_reboots_by_its_systemd_and_is_shut_down_by_acpi(
     workload_image: WorkloadImage, lab: Lab, firmware: str

@@ -37,7 +37,7 @@ def before() -> dict[str, int]:
     return _libvirt_objects()
 
 
-@pytest.fixture(params=["here", "another host"])
+@pytest.fixture(params=["here", pytest.param("another host", marks=pytest.mark.full)])
 def driver(
     request: pytest.FixtureRequest, before: dict[str, int], lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[LibvirtDriver]:

@@ -18,8 +18,8 @@ from vms.connection import Connection
 from vms.driver import LibvirtDriver
 from vms.volumes import POOL
 
-pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
-HANG_SECONDS = 400.0
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(600)]
+HANG_SECONDS = 250.0
 MEMORY = 256 * 1024**2
 
 

@@ -30,7 +30,7 @@ from xenlab.guests import POOL, TYPES, boot_sector, firmware_xml, initramfs, lin
 from xenlab.lab import lab_root, running_lab
 
 libvirt = pytest.importorskip("libvirt")
-pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(600)]
 
 TESTS = Path(__file__).parent.parent
 MARKER = "isomark-speaks-from-xen"

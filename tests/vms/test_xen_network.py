@@ -17,9 +17,9 @@ from bench.network import Lease, example_lease
 from vms.connection import Connection
 from vms.driver import LibvirtDriver
 
-pytestmark = [pytest.mark.xen, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.xen, pytest.mark.timeout(600)]
 BRIDGE = "xenbr0"
-HANG_SECONDS = 400.0
+HANG_SECONDS = 250.0
 MEMORY = 192 * 1024**2
 SERVE = "echo from xen >/tmp/index.html; busybox httpd -p 8080 -h /tmp; echo isomark ready; read line"
 FETCH = "busybox wget -q -O - http://{}:8080/index.html; echo isomark ready; read line"

@@ -18,6 +18,7 @@ from bench.errors import DriverUnavailable, InstanceError
 from bench.journal import Entry
 from bench.model import Image, Kind, Limits, WorkloadImage
 from vms.connection import Connection, is_remote, shown, told
+from vms.deadline import in_time
 from vms.graveyard import Graveyard
 from vms.initramfs import find_busybox
 from vms.instance import VirtualServer, started
@@ -155,9 +156,9 @@ class LxcDriver:
         import libvirt
 
         handle = self._connection.open()
-        with told("libvirt cannot start the container"):
-            # should this process die, libvirtd destroys the container by itself
-            return handle.createXMLWithFiles(xml, descriptors, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+        # should this process die, libvirtd destroys the container by itself
+        create = partial(handle.createXMLWithFiles, xml, descriptors, libvirt.VIR_DOMAIN_START_AUTODESTROY)
+        return in_time("start the container", create)
 
     def _bury(self, entry: Entry, pipe: int) -> None:
         """Make sure that nothing of it is left, and only then call it gone; libvirt will forget it by itself."""
