@@ -83,6 +83,12 @@ class Watch:
             if self.then is not None:
                 self.then()
 
+    def lose(self) -> None:
+        """Say that nobody will know of its end."""
+        if not self.ended.is_set():
+            self.lost = True
+            self.end()
+
 
 class Connection:
     """libvirt at ``address``; use ``open()`` for each request, which notices a libvirtd that came back."""
@@ -93,6 +99,9 @@ class Connection:
         self._listening = -1
         self._watches: dict[str, Watch] = {}
         self._silent_until = 0.0
+        self.alone = threading.Lock()
+        """For who shares it with other threads: of two calls at once on one connection, the second may write into the
+        stack of the first (libvirt up to 10.2, CVE-2024-4418)."""
 
     def open(self) -> libvirt.virConnect:
         """Return a live connection; one that was lost is opened again, with patience for a libvirtd that restarts.
@@ -112,6 +121,16 @@ class Connection:
                 if time.monotonic() >= deadline:
                     raise
             time.sleep(_RETRY_SECONDS)
+
+    def look_up(self, uuid: str) -> libvirt.virDomain:
+        """Return the domain with ``uuid``.
+
+        Raises:
+            DriverUnavailable: libvirt does not answer.
+            libvirt.libvirtError: there is none, or libvirt cannot tell.
+        """
+        with self.alone:
+            return self.open().lookupByUUIDString(uuid)
 
     def watch(self, uuid: str) -> Watch:
         """Watch for the end of domain ``uuid``; call before it is started, and ``forget`` afterwards."""
@@ -226,9 +245,7 @@ class _Listener:
 
     def closed(self, _conn: object, _reason: int, _: object) -> None:
         for watch in list(self._watches.values()):
-            if not watch.ended.is_set():
-                watch.lost = True
-                watch.end()
+            watch.lose()
 
 
 @contextmanager

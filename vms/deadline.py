@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Final, TypeVar
 
 from bench.errors import InstanceError
@@ -19,11 +19,15 @@ CALL_SECONDS: Final = 120.0
 """Generous: a save writes all of the guest's memory."""
 _RETURN_SECONDS: Final = 5.0
 """How late a call may fail whose hypervisor is dead."""
+_INTERRUPTED_SECONDS: Final = 25.0
+"""How long an interrupt waits for a call that nothing can end: longer than a libvirtd that hangs goes unnoticed."""
 
 
 def begin(call: Callable[[], T]) -> Future[T]:
     """Begin ``call`` in a thread that does not keep this process alive; return what will hold its outcome."""
-    return _begin(call)[0]
+    future: Future[T] = Future()
+    threading.Thread(target=_run, args=([call], future), name="libvirt is asked", daemon=True).start()
+    return future
 
 
 def in_time(what: str, call: Callable[[], T], give_up: Callable[[], None] | None = None, tail: Sequence[str] = ()) -> T:
@@ -44,42 +48,46 @@ def awaited(what: str, call: Callable[[], T], give_up: Callable[[], None] | None
         InstanceError: it takes longer than ``CALL_SECONDS``; ``what`` says for the message what was to be done,
             ``tail`` are the last console lines.
     """
-    future, thread = _begin(call)
-    if not _has_ended(thread, give_up):
-        _give_up(thread, give_up)
-        raise InstanceError(
-            f"libvirt did not {what} within {CALL_SECONDS:g} s",
-            hint="the hypervisor hangs: it was stopped, or waits for its disk (dmesg of its host may say so)",
-            tail=tail,
-        )
-    return future.result()
-
-
-def _has_ended(thread: threading.Thread, give_up: Callable[[], None] | None) -> bool:
-    """Wait for the thread, not the outcome: it holds on to what it called as long as it is there."""
+    future = begin(call)
     try:
-        thread.join(CALL_SECONDS)
+        if not _is_done(future, give_up):
+            raise InstanceError(
+                f"libvirt did not {what} within {CALL_SECONDS:g} s",
+                hint="the hypervisor hangs: it was stopped, or waits for its disk (dmesg of its host may say so)",
+                tail=tail,
+            )
+        return future.result()
+    finally:
+        del future, call  # an error knows this frame, which would know it, and what holds a connection open
+
+
+def _is_done(future: Future[T], give_up: Callable[[], None] | None) -> bool:
+    try:
+        if wait([future], CALL_SECONDS).done:
+            return True
     except BaseException:
-        _give_up(thread, give_up)
+        _give_up(future, give_up, _INTERRUPTED_SECONDS)  # who unwinds is not to ask beside a call that goes on
         raise
-    return not thread.is_alive()
+    _give_up(future, give_up, 0.0)
+    return False
 
 
-def _give_up(thread: threading.Thread, give_up: Callable[[], None] | None) -> None:
+def _give_up(future: Future[T], give_up: Callable[[], None] | None, else_seconds: float) -> None:
     if give_up is not None:
         give_up()
-        thread.join(_RETURN_SECONDS)
+    wait([future], else_seconds if give_up is None else _RETURN_SECONDS)
 
 
-def _begin(call: Callable[[], T]) -> tuple[Future[T], threading.Thread]:
-    future: Future[T] = Future()
-    thread = threading.Thread(target=_run, args=(call, future), name="libvirt is asked", daemon=True)
-    thread.start()
-    return future, thread
-
-
-def _run(call: Callable[[], T], future: Future[T]) -> None:
+def _run(box: list[Callable[[], T]], future: Future[T]) -> None:
+    """Do what is in ``box``, and hold nothing of it when the outcome is known."""
+    call = box.pop()
     try:
-        future.set_result(call())
+        result = call()
     except BaseException as error:  # noqa: BLE001 - its caller's, as that of any Future
+        del call
         future.set_exception(error)
+    else:
+        del call
+        future.set_result(result)
+    finally:
+        del future

@@ -168,6 +168,8 @@ class LibvirtDriver:
         """
         built = build_form(image, self._lab.state, self._platform, self._options)
         self._files.keep(built)
+        if not self._is_process:
+            self._consoles.open()  # not within the first start
         self._built = built
         return built
 

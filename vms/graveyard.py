@@ -7,10 +7,12 @@ process 1 is slow at it. Trials need not wait for that; the end of the run does.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Final
 
-from bench.errors import DriverUnavailable
+from bench.errors import DriverUnavailable, InstanceError
 from vms.connection import Connection, Watch
+from vms.deadline import awaited
 from vms.log import logs_of, remove_log
 
 FORGET_SECONDS: Final = 10.0
@@ -41,7 +43,7 @@ class Graveyard:
         import libvirt
 
         try:
-            self._connection.open().lookupByUUIDString(uuid)
-        except (DriverUnavailable, libvirt.libvirtError):  # no such domain, or no libvirtd that could know it
+            awaited("find the domain", partial(self._connection.look_up, uuid))
+        except (DriverUnavailable, InstanceError, libvirt.libvirtError):  # no such domain, or none that could know it
             return False
         return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bench.errors import HostError, InstanceError
@@ -92,7 +93,9 @@ def bury(connection: Connection, uuid: str) -> None:
     import libvirt
 
     try:
-        domain = connection.open().lookupByUUIDString(uuid)
+        domain = awaited("find the domain", partial(connection.look_up, uuid))
+    except InstanceError as error:
+        raise HostError(error.message, hint=error.hint) from error
     except libvirt.libvirtError as error:
         if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
             return

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from bench.errors import DriverUnavailable, HostError
+from bench.errors import DriverUnavailable, HostError, InstanceError
 from vms.connection import Connection, is_remote, shown
+from vms.deadline import awaited
 from vms.domain import NAMESPACE
 from vms.graveyard import Graveyard
 from vms.life import destroy
@@ -86,7 +88,9 @@ def _look_up(connection: Connection, uuid: str) -> libvirt.virDomain | None:
     import libvirt
 
     try:
-        return connection.open().lookupByUUIDString(uuid)
+        return awaited("find the domain", partial(connection.look_up, uuid))
+    except InstanceError as error:
+        raise HostError(error.message, hint=error.hint) from error
     except DriverUnavailable as error:
         if is_process_here(connection.address) or is_container_here(connection.address):
             return None

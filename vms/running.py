@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -14,7 +15,7 @@ from bench.errors import InstanceError
 from bench.model import Step
 from vms.connection import Connection, User, told
 from vms.console import ConsoleListener, peer_pid
-from vms.deadline import in_time
+from vms.deadline import awaited, in_time
 from vms.instance import Life
 from vms.life import ManagedLife
 from vms.process import Hypervisor
@@ -117,8 +118,7 @@ def _hang_up(accepting: Future[Accepted]) -> None:
 class ThroughLibvirt(ExitStack):
     """Wherever ``connection`` leads: libvirt carries the console and tells of the end.
 
-    The console has a connection of its own, ``consoles``: of two calls at once on one connection, the second may write
-    into the stack of the first (libvirt up to 10.2, CVE-2024-4418).
+    Consoles have a connection of their own, because each has a thread of its own (``vms.stream``).
 
     The console is opened before the domain runs, so that nothing is lost. (QEMU drops what is written to a pseudo
     terminal that nobody has opened; Xen's console daemon keeps it.)
@@ -137,14 +137,21 @@ class ThroughLibvirt(ExitStack):
         connection = self._connection
         watch = connection.watch(self._uuid)
         self.callback(connection.forget, watch)
+        lost = self._consoles.watch(f"console of {self._uuid}")  # not of the domain: its end may come late
+        self.callback(self._consoles.forget, lost)
         asked = time.monotonic()
         handle = start(True)
         created = time.monotonic()
         with told("libvirt cannot open the guest's console"):
-            listening = self._consoles.open()
-            self._stream = stream = ConsoleStream(listening, listening.lookupByUUIDString(self._uuid))
+            domain = awaited("find the domain", partial(self._consoles.look_up, self._uuid))
+            self._stream = stream = ConsoleStream(self._consoles, domain)
+            del domain
         self.callback(stream.close)
-        watch.then = stream.linger
+        watch.then, lost.then = stream.linger, watch.lose
+        if lost.ended.is_set():
+            watch.lose()
+        if watch.ended.is_set():
+            stream.linger()
         run = time.monotonic()
         in_time("let the domain run", handle.resume)
         life = ManagedLife(handle, watch, connection.address, self.hang_up)

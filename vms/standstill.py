@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bench.errors import InstanceError
+from vms.deadline import awaited
 
 if TYPE_CHECKING:
     import libvirt
@@ -21,7 +22,9 @@ def standstill(domain: libvirt.virDomain, tail: Sequence[str]) -> InstanceError 
     try:
         if domain.state() != [libvirt.VIR_DOMAIN_PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR]:
             return None
-        full = libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in domain.diskErrors().values()
+        full = libvirt.VIR_DOMAIN_DISK_ERROR_NO_SPACE in awaited("tell its disks' errors", domain.diskErrors).values()
+    except InstanceError as error:
+        return error
     except libvirt.libvirtError:  # it is gone, or nobody knows
         return None
     return InstanceError(

@@ -24,6 +24,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from bench.channel import MAX_TOTAL_BYTES
+from vms.connection import Connection
 from vms.deadline import awaited
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ class ConsoleStream:
         InstanceError: it does not in time.
     """
 
-    def __init__(self, connection: libvirt.virConnect, domain: libvirt.virDomain, *, force: bool = False) -> None:
+    def __init__(self, connection: Connection, domain: libvirt.virDomain, *, force: bool = False) -> None:
+        self._alone = connection.alone
         self._lock = threading.Lock()
         self._ours, self._theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -63,7 +65,8 @@ class ConsoleStream:
         try:
             awaited("open the guest's console", partial(self._open, connection, domain, force=force))
         except BaseException:
-            self._closed = True
+            with self._lock:
+                self._closed, self._source_open = True, False
             self._shut()
             raise
         self._carrier = threading.Thread(target=self._carry, name="console", daemon=True)
@@ -92,7 +95,7 @@ class ConsoleStream:
                 self._ring()
 
     def close(self) -> None:
-        """Let go of stream and socket; idempotent."""
+        """Let go of stream and socket; idempotent. What waits for a libvirtd that never answers is left to itself."""
         with self._lock:
             if self._closed:
                 return
@@ -107,26 +110,24 @@ class ConsoleStream:
         self._stream.__del__()
         vars(self._stream).clear()
 
-    def _open(self, connection: libvirt.virConnect, domain: libvirt.virDomain, *, force: bool) -> None:
+    def _open(self, connection: Connection, domain: libvirt.virDomain, *, force: bool) -> None:
         import libvirt
 
-        self._stream = connection.newStream(libvirt.VIR_STREAM_NONBLOCK)
-        domain.openConsole(None, self._stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else 0)
+        events = libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
+        with self._alone:
+            self._stream = connection.open().newStream(libvirt.VIR_STREAM_NONBLOCK)
+            domain.openConsole(None, self._stream, libvirt.VIR_DOMAIN_CONSOLE_FORCE if force else 0)
+            # at once, for what comes before waits in libvirt's client
+            self._stream.eventAddCallback(events, weakly(self._stream_event), None)
         if self._closed:  # nobody waits for it any more
             self._drop_stream()
-            return
-        # at once, for what comes before waits in libvirt's client
-        self._stream.eventAddCallback(
-            libvirt.VIR_STREAM_EVENT_READABLE | libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP,
-            weakly(self._stream_event),
-            None,
-        )
 
     def _stream_event(self, _stream: object, _events: int, _: object) -> None:
         """Take in what is there; called by libvirt's event loop."""
         with self._lock:
             if self._source_open:
                 self._receive()
+                self._flush()
                 self._ring()
 
     def _receive(self) -> None:
@@ -145,12 +146,13 @@ class ConsoleStream:
 
     def _carry(self) -> None:
         """Carry until there is nothing more to carry; the stream's own thread."""
-        while not self._is_done():
-            self._turn()
-        if not self._let_go.is_set():
+        try:
+            while not self._is_done():
+                self._turn()
+        finally:
             self._drop_stream()
-        with suppress(OSError):  # nobody reads any more
-            self._ours.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError):  # nobody reads any more
+                self._ours.shutdown(socket.SHUT_RDWR)
 
     def _is_done(self) -> bool:
         with self._lock:
@@ -159,7 +161,7 @@ class ConsoleStream:
                 self._source_open = False
             ended = not self._source_open
             done = self._closed or (ended and not self._backlog and not self._end_is_held)
-        if ended and not self._let_go.is_set():
+        if ended:
             self._drop_stream()
         return done
 
@@ -178,21 +180,21 @@ class ConsoleStream:
             os.eventfd_read(self._bell)
         happened = ready.get(self._ours.fileno(), 0)
         if happened & ~select.POLLIN:
-            self._flush()
+            with self._lock:
+                self._flush()
         if happened & ~select.POLLOUT:
             self._pass_on()
 
     def _flush(self) -> None:
         """Hand on what the trial's end takes now."""
-        with self._lock:
-            try:
-                while self._backlog:
-                    sent = self._ours.send(self._backlog[:_CHUNK])
-                    del self._backlog[:sent]
-            except BlockingIOError:
-                pass
-            except OSError:  # nobody reads any more
-                self._backlog.clear()
+        try:
+            while self._backlog:
+                sent = self._ours.send(self._backlog[:_CHUNK])
+                del self._backlog[:sent]
+        except BlockingIOError:
+            pass
+        except OSError:  # nobody reads any more
+            self._backlog.clear()
 
     def _pass_on(self) -> None:
         """Send what the trial wrote."""
@@ -209,18 +211,22 @@ class ConsoleStream:
             return
         try:
             if self._source_open:
-                self._stream.send(data)
+                with self._alone:
+                    self._stream.send(data)
         except libvirt.libvirtError:
-            self._source_open = False
+            with self._lock:
+                self._source_open = False
 
     def _drop_stream(self) -> None:
+        """Let go of libvirt's end; idempotent."""
         import libvirt
 
-        for step in (self._stream.eventRemoveCallback, self._stream.abort):
-            try:
-                step()
-            except libvirt.libvirtError:  # it has ended
-                continue
+        if self._let_go.is_set():
+            return
+        with self._alone:
+            for step in (self._stream.eventRemoveCallback, self._stream.abort):
+                with suppress(libvirt.libvirtError):  # it has ended
+                    step()
         self._let_go.set()
 
     def _ring(self) -> None:

@@ -46,7 +46,7 @@ def attach(connection: Connection, own: OwnDomain, *, force: bool) -> None:
             _show(lines)
             return
     try:
-        stream = ConsoleStream(connection.open(), own.handle, force=force)
+        stream = ConsoleStream(connection, own.handle, force=force)
     except libvirt.libvirtError as error:
         raise InstanceError(f"no console of {own.name}: {error}", hint=_hint(str(error))) from error
     fd = stream.detach()

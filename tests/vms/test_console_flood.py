@@ -21,6 +21,7 @@ from session_host import SessionHost, session_host
 from bench import channel as channel_module
 from bench.channel import MAX_LINE_BYTES, MAX_TOTAL_BYTES, TAIL_LINES, Channel
 from bench.errors import ConsoleFlood
+from vms import stream as stream_module
 from vms.connection import Connection
 from vms.console import ConsoleListener
 from vms.stream import LIMIT_BYTES, ConsoleStream
@@ -174,7 +175,7 @@ def test_a_flood_through_libvirt_is_cut_off_and_memory_stays_bounded(
     try:
         # at this rate libvirt's client may find so much more to read that it is late to tell of it
         with bounded(2 * GIB // 8), ExitStack() as undo:
-            stream = ConsoleStream(connection.open(), domain)
+            stream = ConsoleStream(connection, domain)
             undo.callback(stream.close)
             fd = stream.detach()
             channel = Channel(fd, fd)
@@ -188,52 +189,57 @@ def test_a_flood_through_libvirt_is_cut_off_and_memory_stays_bounded(
         connection.close()
 
 
-@contextmanager
-def flooded(host: SessionHost) -> Iterator[tuple[Connection, ConsoleStream, socket.socket]]:
-    """A stream from a console that prints without end, and the trial's end of it."""
+@pytest.fixture
+def endless(host: SessionHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ConsoleStream, socket.socket]]:
+    """A stream from a console that prints for longer than a test, and the trial's end of it."""
+    monkeypatch.setattr(stream_module, "LIMIT_BYTES", 2 * GIB)
     connection = Connection(host.uri)
     domain = FloodedDomain(connection, b"")
-    stream = ConsoleStream(connection.open(), domain)
+    stream = ConsoleStream(connection, domain)
     try:
         with socket.socket(fileno=stream.detach()) as trial:
-            yield connection, stream, trial
+            yield stream, trial
     finally:
         stream.close()
         domain.delete()
         connection.close()
 
 
-def drained(trial: socket.socket) -> None:
+def drain_bytes(trial: socket.socket) -> None:
     """Read until the end."""
     while trial.recv(1 << 20):
         pass
 
 
 @pytest.mark.full
-def test_who_waits_for_a_libvirtd_that_hangs_to_let_go_keeps_nobody_from_noticing_it(host: SessionHost) -> None:
+def test_who_waits_for_a_libvirtd_that_hangs_to_let_go_keeps_nobody_from_noticing_it(
+    host: SessionHost, endless: tuple[ConsoleStream, socket.socket]
+) -> None:
     """Were it the event loop that waits, the call would never return."""
     other = Connection(host.uri)
-    with flooded(host) as (_, stream, _):
-        handle = other.open()
-        with host.hanging():
-            waiting = threading.Thread(target=stream.hang_up)
-            waiting.start()
-            with pytest.raises(libvirt.libvirtError, match="keepalive"):
-                handle.getHostname()
-            waiting.join(HANG_SECONDS)
-            assert not waiting.is_alive()
+    handle = other.open()
+    waiting = threading.Thread(target=endless[0].hang_up)
+    with host.hanging():
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        with pytest.raises(libvirt.libvirtError, match="keepalive"):
+            handle.getHostname()
+        waiting.join(HANG_SECONDS)
+        assert not waiting.is_alive()
     other.close()
 
 
-def test_a_trial_is_told_the_end_of_a_console_let_go_with_the_domains(host: SessionHost) -> None:
-    with flooded(host) as (connection, stream, trial):
-        trial.settimeout(HANG_SECONDS)
-        assert trial.recv(1) == b"\0"
-        stream.hang_up()
-        trial.settimeout(0.5)
-        with pytest.raises(TimeoutError):
-            drained(trial)
-        stream.linger()
-        trial.settimeout(HANG_SECONDS)
-        assert trial.recv(1) == b""
-        assert connection.open().isAlive()
+def test_a_trial_is_told_the_end_of_a_console_let_go_with_the_domains(
+    endless: tuple[ConsoleStream, socket.socket],
+) -> None:
+    stream, trial = endless
+    trial.settimeout(HANG_SECONDS)
+    assert trial.recv(1) == b"\0"
+    stream.hang_up()
+    trial.settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        drain_bytes(trial)
+    stream.linger()
+    trial.settimeout(HANG_SECONDS)
+    assert trial.recv(1) == b""

@@ -209,11 +209,12 @@ def ssh(far: SessionHost) -> Iterator[SshServer]:
         yield server
 
 
+@pytest.mark.parametrize("lines", [slice(None), slice(-1, None)], ids=["all", "the console's"])
 def test_a_cut_line_to_another_host_fails_the_trial_and_the_next_one_passes(
-    far: SessionHost, ssh: SshServer, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    lines: slice, far: SessionHost, ssh: SshServer, lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def cut() -> None:
-        for pid in ssh.clients():
+        for pid in sorted(ssh.clients())[lines]:  # by age
             os.kill(pid, signal.SIGKILL)
 
     with trials_at(ssh.uri(ssh.key, ssh.known_hosts), lab, monkeypatch, tmp_path) as trials:
