@@ -145,7 +145,6 @@ class ThroughLibvirt(ExitStack):
         with told("libvirt cannot open the guest's console"):
             domain = awaited("find the domain", partial(self._consoles.look_up, self._uuid))
             self._stream = stream = ConsoleStream(self._consoles, domain)
-            del domain
         self.callback(stream.close)
         watch.then, lost.then = stream.linger, watch.lose
         if lost.ended.is_set():

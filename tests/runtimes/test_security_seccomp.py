@@ -216,7 +216,8 @@ def test_the_kernel_refuses_and_allows_as_promised(name: str, number: int, argum
     if number == 452:
         major, minor = map(int, os.uname().release.split("-")[0].split(".")[:2])
         answer = "EBADF" if (major, minor) >= (6, 6) else "ENOSYS"
-        arguments = [-1, id(None), 0, 0]  # any readable text
+        name_of_nothing = ctypes.create_string_buffer(b"nothing")
+        arguments = [-1, ctypes.addressof(name_of_nothing), 0, 0]
     assert install_and(lambda library: errno_of(library, number, *arguments), name) == answer
 
 
