@@ -16,7 +16,7 @@ from bench.store import read_result
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="needs root for every driver")]
 
-KILLS = int(os.environ.get("ISOMARK_KILLS", "3"))
+KILLS = int(os.environ.get("ISOMARK_KILLS", "2"))
 ISOMARK = (sys.executable, "-m", "bench.cli")
 REQUEST = ("run", "quick", "--workloads", "boot", "--trials", "4", "--drivers", "native,container,qemu")
 
