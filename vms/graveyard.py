@@ -7,12 +7,11 @@ process 1 is slow at it. Trials need not wait for that; the end of the run does.
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Final
 
-from bench.errors import DriverUnavailable, InstanceError
+from bench.errors import DriverUnavailable, HostError
 from vms.connection import Connection, Watch
-from vms.deadline import awaited
+from vms.life import find
 from vms.log import logs_of, remove_log
 
 FORGET_SECONDS: Final = 10.0
@@ -40,10 +39,7 @@ class Graveyard:
         self._dead.clear()
 
     def _is_known(self, uuid: str) -> bool:
-        import libvirt
-
         try:
-            awaited("find the domain", partial(self._connection.look_up, uuid))
-        except (DriverUnavailable, InstanceError, libvirt.libvirtError):  # no such domain, or none that could know it
+            return find(self._connection, uuid) is not None
+        except (DriverUnavailable, HostError):  # no libvirtd that could know it
             return False
-        return True

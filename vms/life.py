@@ -83,6 +83,25 @@ def destroy(domain: libvirt.virDomain) -> None:
             raise HostError(f"libvirt cannot destroy the domain: {error}", hint=hint_for(str(error))) from error
 
 
+def find(connection: Connection, uuid: str) -> libvirt.virDomain | None:
+    """Return domain ``uuid``; ``None`` if it is gone.
+
+    Raises:
+        HostError: libvirt cannot tell.
+        DriverUnavailable: it cannot be asked.
+    """
+    import libvirt
+
+    try:
+        return awaited("find the domain", partial(connection.look_up, uuid))
+    except InstanceError as error:
+        raise HostError(error.message, hint=error.hint) from error
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise HostError(f"libvirt cannot look for domain {uuid}: {error}", hint=hint_for(str(error))) from error
+
+
 def bury(connection: Connection, uuid: str) -> None:
     """Destroy domain ``uuid`` wherever it stands; fine if it is gone.
 
@@ -90,14 +109,6 @@ def bury(connection: Connection, uuid: str) -> None:
         HostError: it is still there.
         DriverUnavailable: libvirt cannot be asked.
     """
-    import libvirt
-
-    try:
-        domain = awaited("find the domain", partial(connection.look_up, uuid))
-    except InstanceError as error:
-        raise HostError(error.message, hint=error.hint) from error
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return
-        raise HostError(f"libvirt cannot look for domain {uuid}: {error}", hint=hint_for(str(error))) from error
-    destroy(domain)
+    domain = find(connection, uuid)
+    if domain is not None:
+        destroy(domain)

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from bench.errors import DriverUnavailable, HostError, InstanceError
+from bench.errors import DriverUnavailable, HostError
 from vms.connection import Connection, is_remote, shown
-from vms.deadline import awaited
 from vms.domain import NAMESPACE
 from vms.graveyard import Graveyard
-from vms.life import destroy
+from vms.life import destroy, find
 from vms.log import logs_of, remove_log
 from vms.lxc.life import kill_container
 from vms.process import Hypervisor, find_own_hypervisors
@@ -85,12 +83,8 @@ def kill_hypervisors(uuid: str) -> None:
 
 
 def _look_up(connection: Connection, uuid: str) -> libvirt.virDomain | None:
-    import libvirt
-
     try:
-        return awaited("find the domain", partial(connection.look_up, uuid))
-    except InstanceError as error:
-        raise HostError(error.message, hint=error.hint) from error
+        return find(connection, uuid)
     except DriverUnavailable as error:
         if is_process_here(connection.address) or is_container_here(connection.address):
             return None
@@ -101,10 +95,6 @@ def _look_up(connection: Connection, uuid: str) -> libvirt.virDomain | None:
             hint=f"{error.hint}; its domain {uuid} may still run there; "
             f"if that host is no more: isomark clean --gone {gone}",
         ) from error
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-            return None
-        raise HostError(f"libvirt cannot look for domain {uuid}: {error}", hint="script/bootstrap") from error
 
 
 def is_ours(domain: libvirt.virDomain) -> bool:
